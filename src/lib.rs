@@ -1,0 +1,1 @@
+//! Rotates Kosli service-account API keys for AWS Secrets Manager.

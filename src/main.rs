@@ -1,0 +1,3 @@
+//! The Lambda function's executable.
+
+fn main() {}
