@@ -1,3 +1,4 @@
 //! Secrets Manager, Kosli and the Lambda Runtime API on one machine.
 
 pub mod clock;
+pub mod secrets_manager;

@@ -1,0 +1,227 @@
+//! `RotateSecret`, `CancelRotateSecret`, and what the service does when a rotation has ended.
+//!
+//! Calling the function is not done here: `RotateSecret` leaves a [`RotationRequest`], whoever takes it calls the steps and
+//! reports with [`SecretsManager::end_rotation`].
+
+use std::fmt;
+use std::time::SystemTime;
+
+use serde_json::json;
+
+use super::model::{AWSCURRENT, AWSPENDING, Secret};
+use super::operations::{check_token, named};
+use super::wire::{Answer, Error, OfSecret, RotateSecret, uuid};
+use super::{PendingLabel, SecretsManager, TestedVersion};
+
+/// A rotation that has begun: the function is to be called for it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RotationRequest {
+    /// The secret's ARN, the event's `SecretId`.
+    pub arn: String,
+    /// The pending version's id, the event's `ClientRequestToken`.
+    pub token: String,
+    /// The function to call.
+    pub function_arn: String,
+    /// `RotateImmediately` was false: only `testSecret` is called.
+    pub test_only: bool,
+    /// The event's `RotationToken`.
+    pub rotation_token: String,
+}
+
+impl fmt::Debug for RotationRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the rotation token: AWS marks it as sensitive.
+        f.debug_struct("RotationRequest")
+            .field("arn", &self.arn)
+            .field("token", &self.token)
+            .field("function_arn", &self.function_arn)
+            .field("test_only", &self.test_only)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a rotation ended, all attempts included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RotationOutcome {
+    /// Every step that was called has succeeded.
+    Succeeded,
+    /// A step has failed, and it is not tried again.
+    Failed,
+}
+
+impl SecretsManager {
+    pub(super) fn rotate_secret(&mut self, input: RotateSecret) -> Answer {
+        // Only here the missing token is an invalid *parameter* (recorded in LocalStack's `test_no_client_request_token`).
+        let token = input.client_request_token.ok_or_else(|| {
+            Error::invalid_parameter("You must provide a ClientRequestToken value. We recommend a UUID-type value.")
+        })?;
+        check_token(&token)?;
+        let secret = self.find_live(&input.secret_id)?;
+        let arn = input.rotation_lambda_arn.filter(|arn| !arn.is_empty()).or(secret.rotation.function_arn.clone());
+        let function_arn = arn
+            .ok_or_else(|| Error::invalid_request("No Lambda rotation function ARN is associated with this secret."))?;
+        self.check_invocable(&function_arn)?;
+        if let Some(rules) = &input.rotation_rules {
+            rules.check()?;
+        }
+        if let Some(refused) = self.reattempt(&input.secret_id, &token)? {
+            return Err(refused);
+        }
+
+        let switches = self.switches.clone();
+        let test_only = input.rotate_immediately == Some(false);
+        let (begins, secret) = self.change(&input.secret_id, |secret, now| {
+            let repeated = is_pending_or_current(secret, &token);
+            let rotation = &mut secret.rotation;
+            rotation.function_arn = Some(function_arn.clone());
+            rotation.rules = input.rotation_rules.or(rotation.rules.take());
+            rotation.enabled = if test_only && switches.enabled_after_test {
+                rotation.enabled.filter(|enabled| *enabled)
+            } else {
+                Some(true)
+            };
+            rotation.schedule_next(now);
+            secret.changed = now;
+            if repeated {
+                return Ok(false);
+            }
+            if secret.versions.get(&token).is_some() {
+                return Err(Error::token_in_use(&token, &secret.arn));
+            }
+            reserve_pending(secret, &token, test_only && switches.tested_version == TestedVersion::CopyOfCurrent, now);
+            secret.versions.check_label_quota()?;
+            Ok(true)
+        })?;
+        let (arn, answer) = (secret.arn.clone(), named(secret, json!({ "VersionId": token })));
+        if begins {
+            self.begin(RotationRequest { arn, token, function_arn, test_only, rotation_token: String::new() });
+        }
+        Ok(answer)
+    }
+
+    /// Turns rotation off. The function and the schedule are kept, and so is `AWSPENDING`, wherever it is: AWS leaves it to
+    /// the caller to take it off.
+    pub(super) fn cancel_rotate_secret(&mut self, input: &OfSecret) -> Answer {
+        let ((), secret) = self.change(&input.secret_id, |secret, now| {
+            if secret.rotation.function_arn.is_none() {
+                return Err(Error::invalid_request("Rotation has never been configured for this secret."));
+            }
+            secret.rotation.enabled = Some(false);
+            secret.rotation.next = None;
+            secret.rotation.running = None;
+            secret.changed = now;
+            Ok(())
+        })?;
+        let pending = secret.versions.labelled(AWSPENDING).map(|version| version.id.clone());
+        Ok(named(secret, json!({ "VersionId": pending })))
+    }
+
+    /// The rotations that have begun since the last call. Each must be ended with [`SecretsManager::end_rotation`].
+    pub fn take_rotations(&mut self) -> Vec<RotationRequest> {
+        std::mem::take(&mut self.begun)
+    }
+
+    /// Whether it still makes sense to call the function for this rotation.
+    ///
+    /// False once a person has stored a new current value meanwhile, has taken `AWSPENDING` off, has cancelled rotation or
+    /// has deleted the secret.
+    pub fn is_rotation_wanted(&self, rotation: &RotationRequest) -> bool {
+        self.secret(&rotation.arn).is_some_and(|secret| {
+            secret.deletion.is_none()
+                && secret.rotation.enabled != Some(false)
+                && is_pending_or_current(secret, &rotation.token)
+        })
+    }
+
+    /// Does what the service does when a rotation has ended.
+    ///
+    /// - Success, with the new version current: the dates move on, and `AWSPENDING` is cleaned up as
+    ///   [`Switches::pending_label`](super::Switches::pending_label) says.
+    /// - A test (`test_only`), however it ended: the pending version is taken away.
+    /// - Failure, or "success" without the new version being current: `AWSPENDING` stays where it is. The next
+    ///   `RotateSecret` is refused, and the rotation is attempted again.
+    pub fn end_rotation(&mut self, rotation: &RotationRequest, outcome: RotationOutcome) {
+        let now = self.clock.now();
+        let pending_label = self.switches.pending_label;
+        let Some(secret) = self.secret_mut(&rotation.arn) else { return };
+        if secret.rotation.running.as_ref() == Some(&rotation.token) {
+            secret.rotation.running = None;
+        }
+        let carries = |label: &str| secret.versions.labelled(label).is_some_and(|version| version.id == rotation.token);
+        let (pending, current) = (carries(AWSPENDING), carries(AWSCURRENT));
+        if rotation.test_only {
+            if secret.rotation.enabled.is_none() {
+                secret.rotation.enabled = Some(true);
+                secret.rotation.schedule_next(now);
+            }
+            if pending && !current {
+                secret.versions.remove(&rotation.token);
+            }
+        } else if outcome == RotationOutcome::Succeeded && current {
+            if pending && pending_label == PendingLabel::Removed {
+                secret.versions.detach(AWSPENDING);
+            }
+            secret.rotation.last = Some(now);
+            secret.rotation.schedule_next(now);
+            secret.changed = now;
+        }
+    }
+
+    /// AWS refuses to begin a rotation while `AWSPENDING` is on a version that is not current, with or without a value, and
+    /// attempts the old one again, with its own token. What it does with the request's settings is not documented; here they
+    /// are dropped.
+    fn reattempt(&mut self, id: &str, token: &str) -> Result<Option<Error>, Error> {
+        let secret = self.find_live(id)?;
+        let Some(pending) = secret.versions.labelled(AWSPENDING).filter(|version| !version.stages.contains(AWSCURRENT))
+        else {
+            return Ok(None);
+        };
+        let pending = pending.id.clone();
+        if secret.rotation.running.is_none()
+            && let Some(function_arn) = secret.rotation.function_arn.clone()
+        {
+            let arn = secret.arn.clone();
+            let rotation_token = String::new();
+            self.begin(RotationRequest { arn, token: pending.clone(), function_arn, test_only: false, rotation_token });
+        }
+        // The same token again is the same request again, sent by a client that has missed the answer.
+        Ok((pending != token)
+            .then(|| Error::invalid_request("A previous rotation isn't complete. That rotation will be reattempted.")))
+    }
+
+    /// Hands a rotation out, with a fresh rotation token.
+    fn begin(&mut self, mut rotation: RotationRequest) {
+        rotation.rotation_token = uuid(self.random.u128(..));
+        if let Some(secret) = self.secret_mut(&rotation.arn) {
+            secret.rotation.running = Some(rotation.token.clone());
+        }
+        self.begun.push(rotation);
+    }
+
+    fn check_invocable(&self, function_arn: &str) -> Result<(), Error> {
+        if self.switches.functions.as_ref().is_some_and(|functions| !functions.contains(function_arn)) {
+            return Err(Error::access_denied(
+                "Secrets Manager cannot invoke the specified Lambda function. Ensure that the function policy grants \
+                 access to the principal secretsmanager.amazonaws.com.",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Makes the pending version: without a value, or as a copy of the current one.
+fn reserve_pending(secret: &mut Secret, token: &str, copy: bool, now: SystemTime) {
+    let value = secret.versions.labelled(AWSCURRENT).and_then(|version| version.value.clone()).filter(|_| copy);
+    secret.versions.reserve(token, now);
+    secret.versions.attach(AWSPENDING, token);
+    if let Some(value) = value {
+        secret.versions.store(token, value, None, now);
+    }
+}
+
+fn is_pending_or_current(secret: &Secret, token: &str) -> bool {
+    secret
+        .versions
+        .get(token)
+        .is_some_and(|version| version.stages.contains(AWSPENDING) || version.stages.contains(AWSCURRENT))
+}
