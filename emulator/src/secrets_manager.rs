@@ -32,7 +32,7 @@ pub use rotation::{RotationOutcome, RotationRequest};
 pub use wire::refusal;
 
 /// The service, for one account in one region.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SecretsManager {
     /// What AWS leaves open.
     pub switches: Switches,

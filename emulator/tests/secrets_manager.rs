@@ -449,7 +449,13 @@ fn cancelled_rotation() {
     assert_eq!(describe(&mut aws)["RotationEnabled"], json!(false));
     assert_eq!(describe(&mut aws)["RotationLambdaARN"], FUNCTION);
     assert_eq!(describe(&mut aws).get("NextRotationDate"), None);
+    aws.service.end_rotation(&rotation, RotationOutcome::Failed);
     assert_eq!(aws.refused("RotateSecret", json!({ "SecretId": "s" })).1, IN_PROGRESS);
+    assert_eq!(aws.service.take_rotations(), []);
+    move_label(&mut aws, "AWSPENDING", Some(2), None).unwrap();
+    aws.ok("RotateSecret", json!({ "SecretId": "s" }));
+    assert_eq!(taken(&mut aws).function_arn, FUNCTION);
+    assert_eq!(describe(&mut aws)["RotationEnabled"], json!(true));
     assert_eq!(with_secret().refused("CancelRotateSecret", json!({ "SecretId": "s" })).0, "InvalidRequestException");
 }
 

@@ -120,12 +120,13 @@ pub(super) enum Until {
     Time(SystemTime),
 }
 
-/// A key and a value on a secret.
+/// A tag on a secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-#[allow(missing_docs)]
 pub struct Tag {
+    /// Unique on the secret.
     pub key: String,
+    /// May be empty.
     pub value: String,
 }
 
@@ -322,12 +323,14 @@ impl Rotation {
 /// `RotationRules`, as they were given.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
-#[allow(missing_docs)]
 pub struct RotationRules {
+    /// 1 to 1000; excludes a schedule expression.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub automatically_after_days: Option<u32>,
+    /// The length of the window in which the rotation may begin, like `3h`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duration: Option<String>,
+    /// `rate(…)` or `cron(…)`, in UTC.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schedule_expression: Option<String>,
 }

@@ -89,8 +89,8 @@ impl SecretsManager {
             }
         };
         let Some(value) = &version.value else {
-            // A version id that a rotation has only reserved. With a label the message names the label, also when an id
-            // was given: that is how the function's call in `createSecret` was answered on AWS.
+            // A version id that a rotation has only reserved. The type is what a function's call in `createSecret`, with
+            // id and label, got on AWS (moto's `test_rotate_secret_using_lambda`); that the label is named then is inferred.
             return Err(match (&input.version_id, &input.version_stage) {
                 (Some(id), None) => missing("VersionId", id),
                 (_, stage) => missing("staging label", stage.as_deref().unwrap_or(AWSCURRENT)),
@@ -405,15 +405,20 @@ fn check_length(member: &str, value: &str, least: usize, most: usize) -> Result<
 
 fn check_name(name: &str) -> Result<(), Error> {
     check_length("name", name, 1, 512)?;
+    check_characters(name)
+}
+
+/// A name or an ARN.
+pub(super) fn check_secret_id(id: &str) -> Result<(), Error> {
+    check_length("secretId", id, 1, 2048)?;
+    if id.starts_with("arn:") { Ok(()) } else { check_characters(id) }
+}
+
+fn check_characters(name: &str) -> Result<(), Error> {
     if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-/_+=.@!".contains(&byte)) {
         return Err(Error::validation(
             "Invalid name. Must be a valid name containing alphanumeric characters, or any of the following: -/_+=.@!",
         ));
     }
     Ok(())
-}
-
-/// A name or an ARN.
-pub(super) fn check_secret_id(id: &str) -> Result<(), Error> {
-    if id.starts_with("arn:") { check_length("secretId", id, 1, 2048) } else { check_name(id) }
 }

@@ -64,16 +64,14 @@ impl SecretsManager {
         if let Some(rules) = &input.rotation_rules {
             rules.check()?;
         }
-        if let Some(refused) = self.reattempt(&input.secret_id, &token)? {
-            return Err(refused);
-        }
+        self.refuse_if_unfinished(&input.secret_id, &token)?;
 
         let switches = self.switches.clone();
         let test_only = input.rotate_immediately == Some(false);
         let (begins, secret) = self.change(&input.secret_id, |secret, now| {
             let repeated = is_pending_or_current(secret, &token);
             let rotation = &mut secret.rotation;
-            rotation.function_arn = Some(function_arn.clone());
+            rotation.function_arn = Some(function_arn);
             rotation.rules = input.rotation_rules.or(rotation.rules.take());
             rotation.enabled = if test_only && switches.enabled_after_test {
                 rotation.enabled.filter(|enabled| *enabled)
@@ -92,9 +90,9 @@ impl SecretsManager {
             secret.versions.check_label_quota()?;
             Ok(true)
         })?;
-        let (arn, answer) = (secret.arn.clone(), named(secret, json!({ "VersionId": token })));
+        let answer = named(secret, json!({ "VersionId": token }));
         if begins {
-            self.begin(RotationRequest { arn, token, function_arn, test_only, rotation_token: String::new() });
+            self.begin(&input.secret_id, &token, test_only);
         }
         Ok(answer)
     }
@@ -168,34 +166,33 @@ impl SecretsManager {
     }
 
     /// AWS refuses to begin a rotation while `AWSPENDING` is on a version that is not current, with or without a value, and
-    /// attempts the old one again, with its own token. What it does with the request's settings is not documented; here they
+    /// attempts the old one again, with its own token. What becomes of the request's settings is not documented; here they
     /// are dropped.
-    fn reattempt(&mut self, id: &str, token: &str) -> Result<Option<Error>, Error> {
+    fn refuse_if_unfinished(&mut self, id: &str, token: &str) -> Result<(), Error> {
         let secret = self.find_live(id)?;
         let Some(pending) = secret.versions.labelled(AWSPENDING).filter(|version| !version.stages.contains(AWSCURRENT))
         else {
-            return Ok(None);
+            return Ok(());
         };
         let pending = pending.id.clone();
-        if secret.rotation.running.is_none()
-            && let Some(function_arn) = secret.rotation.function_arn.clone()
-        {
-            let arn = secret.arn.clone();
-            let rotation_token = String::new();
-            self.begin(RotationRequest { arn, token: pending.clone(), function_arn, test_only: false, rotation_token });
+        if secret.rotation.enabled == Some(true) && secret.rotation.running.as_ref() != Some(&pending) {
+            self.begin(id, &pending, false);
         }
         // The same token again is the same request again, sent by a client that has missed the answer.
-        Ok((pending != token)
-            .then(|| Error::invalid_request("A previous rotation isn't complete. That rotation will be reattempted.")))
+        if pending == token {
+            return Ok(());
+        }
+        Err(Error::invalid_request("A previous rotation isn't complete. That rotation will be reattempted."))
     }
 
     /// Hands a rotation out, with a fresh rotation token.
-    fn begin(&mut self, mut rotation: RotationRequest) {
-        rotation.rotation_token = uuid(self.random.u128(..));
-        if let Some(secret) = self.secret_mut(&rotation.arn) {
-            secret.rotation.running = Some(rotation.token.clone());
-        }
-        self.begun.push(rotation);
+    fn begin(&mut self, id: &str, token: &str, test_only: bool) {
+        let rotation_token = uuid(self.random.u128(..));
+        let Some(secret) = self.secret_mut(id) else { return };
+        let Some(function_arn) = secret.rotation.function_arn.clone() else { return };
+        let (arn, token) = (secret.arn.clone(), token.to_owned());
+        secret.rotation.running = Some(token.clone());
+        self.begun.push(RotationRequest { arn, token, function_arn, test_only, rotation_token });
     }
 
     fn check_invocable(&self, function_arn: &str) -> Result<(), Error> {
