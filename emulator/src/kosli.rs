@@ -1,0 +1,421 @@
+//! Kosli's API for service-account keys, as a state machine without any I/O.
+//!
+//! It follows Kosli's API reference, its tutorial and the fixtures of its command-line client
+//! (`kosli-dev/cli`, `cmd/kosli/testdata/service-account`). What none of them says is a switch in [`Switches`]; the
+//! wording of an error that none of them shows is this emulator's own, and nobody should depend on it.
+//!
+//! | call | request |
+//! |---|---|
+//! | verify | `GET /api/v2/environments/{org}` |
+//! | list | `GET /api/v2/service-accounts/{org}/{account}/api-keys` |
+//! | create | `POST /api/v2/service-accounts/{org}/{account}/api-keys` |
+//! | get one | `GET /api/v2/service-accounts/{org}/{account}/api-keys/{id}` |
+//! | revoke | `DELETE /api/v2/service-accounts/{org}/{account}/api-keys/{id}` |
+//! | rotate | `POST /api/v2/service-accounts/{org}/{account}/api-keys/{id}/rotate` |
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode};
+use serde_json::{Value, json};
+
+use self::answer::Refusal;
+pub use self::key::{Key, MintedBy};
+pub use self::request::Operation;
+use self::request::{KeyRequest, Route, presented_key};
+pub use self::switches::{
+    ErrorBody, ExpiresAt, GetInGrace, InvalidStatus, KeyField, KeyManagers, LastUsedAt, ListInGrace, ListShape, Never,
+    RateLimit, RightsInGrace, RotateInGrace, RotateStatus, SuccessorId, Switches, Timestamps,
+};
+use crate::clock::Clock;
+
+mod answer;
+mod key;
+mod request;
+mod switches;
+
+/// Kosli shortens every expiry to this (Terraform provider 0.9.4), and uses it where none is asked for.
+const LONGEST_LIFE: Duration = Duration::from_hours(365 * 24);
+
+/// Kosli: its service accounts, and every key that was ever minted.
+#[derive(Clone, Debug)]
+pub struct Kosli {
+    /// The answers to the questions that Kosli's documents leave open. They may change at any time.
+    pub switches: Switches,
+    clock: Clock,
+    random: fastrand::Rng,
+    /// By organization and name.
+    accounts: BTreeMap<(String, String), Role>,
+    /// In the order in which they were minted.
+    keys: Vec<Key>,
+    /// How many requests have come, for the rate limit.
+    requests: usize,
+}
+
+/// A service account's role in its organization.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// May manage the keys of every account.
+    Admin,
+    /// May report and read.
+    Member,
+    /// May report snapshots of environments.
+    Snapshotter,
+    /// May read.
+    Reader,
+}
+
+/// Set-up and inspection: what a person does in Kosli's web pages, and what a test wants to know.
+impl Kosli {
+    /// No account, no key, and the default answer to every open question.
+    pub fn new(clock: Clock) -> Self {
+        Self {
+            switches: Switches::default(),
+            clock,
+            random: fastrand::Rng::new(),
+            accounts: BTreeMap::new(),
+            keys: Vec::new(),
+            requests: 0,
+        }
+    }
+
+    /// Makes ids and key values repeatable.
+    pub fn seed(&mut self, seed: u64) {
+        self.random.seed(seed);
+    }
+
+    /// Adds a service account, or changes the role of one.
+    pub fn add_account(&mut self, org: &str, name: &str, role: Role) {
+        self.accounts.insert((org.to_owned(), name.to_owned()), role);
+    }
+
+    /// Removes a service account, and revokes its keys.
+    pub fn remove_account(&mut self, org: &str, name: &str) {
+        self.accounts.remove(&(org.to_owned(), name.to_owned()));
+        self.revoke(|key| key.org == org && key.account == name);
+    }
+
+    /// Adds a key to an account, and answers its id and its value. `expires_at: None` is a key that never expires.
+    ///
+    /// An account that does not exist is added as a [`Role::Member`].
+    pub fn add_key(
+        &mut self,
+        org: &str,
+        account: &str,
+        description: &str,
+        created_at: SystemTime,
+        expires_at: Option<SystemTime>,
+    ) -> (String, String) {
+        self.accounts.entry((org.to_owned(), account.to_owned())).or_insert(Role::Member);
+        let id = self.new_id();
+        let minted = self.new_key(id, (org, account), description, MintedBy::SetUp);
+        let key = Key { created_at, expires_at, ..minted };
+        let shown = (key.id.clone(), key.value.clone());
+        self.keys.push(key);
+        shown
+    }
+
+    /// Revokes a key. False where no live key has that id.
+    pub fn revoke_key(&mut self, id: &str) -> bool {
+        self.revoke(|key| key.id == id)
+    }
+
+    /// Every key that was ever minted, dead ones included, oldest first.
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.keys.iter()
+    }
+
+    /// Whether Kosli would accept this key value now. Asking is not a use of the key.
+    pub fn accepts(&self, value: &str) -> bool {
+        self.accepted(value).is_some()
+    }
+
+    /// Whether a service account may have this name: `^[a-zA-Z0-9-]{1,64}$`, as Kosli's Terraform provider checks it.
+    pub fn is_account_name(name: &str) -> bool {
+        (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    }
+}
+
+/// The API.
+impl Kosli {
+    /// Answers a request. Every answer has a `Date` header, from the emulator's clock.
+    pub fn handle(&mut self, request: &Request<Bytes>) -> Response<Bytes> {
+        match self.answer(request) {
+            Ok((status, body)) => self.response(status, &body),
+            Err(refusal) => self.refuse(&refusal),
+        }
+    }
+
+    /// What a request asks for. `None`: the API has no such call.
+    pub fn operation(request: &Request<Bytes>) -> Option<Operation> {
+        Route::of(request).map(|route| route.operation)
+    }
+
+    /// An error in Kosli's form, for a fault that has nothing to do with the request.
+    pub fn error(&self, status: StatusCode, message: &str) -> Response<Bytes> {
+        self.refuse(&Refusal::new(status, message))
+    }
+
+    fn answer(&mut self, request: &Request<Bytes>) -> Result<(StatusCode, Value), Refusal> {
+        self.limit_rate()?;
+        let route = Route::of(request).ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, "Not found"))?;
+        let caller = self.authenticate(request.headers())?;
+        self.authorize(&caller, &route)?;
+        let account_exists = self.accounts.contains_key(&(route.org.clone(), route.account.clone()));
+        if route.operation != Operation::Verify && !account_exists {
+            return Err(Refusal::new(StatusCode::NOT_FOUND, "Service account not found"));
+        }
+        match route.operation {
+            Operation::Create => self.create(&route, request.body()),
+            Operation::Get => self.get(&route),
+            Operation::List => Ok((StatusCode::OK, self.list(&route))),
+            Operation::Revoke if self.revoke(|key| route.names(key)) => Ok((StatusCode::OK, json!("revoked"))),
+            Operation::Revoke => Err(Refusal::key_not_found()),
+            Operation::Rotate => self.rotate(&route, request.body()),
+            Operation::Verify => Ok((StatusCode::OK, json!([]))),
+        }
+    }
+
+    fn limit_rate(&mut self) -> Result<(), Refusal> {
+        self.requests += 1;
+        match self.switches.rate_limit {
+            Some(limit) if limit.every > 0 && self.requests.is_multiple_of(limit.every) => {
+                Err(Refusal::rate_limited(limit.retry_after))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whose request this is. From here on its key counts as used, even if the request is then refused.
+    fn authenticate(&mut self, headers: &HeaderMap) -> Result<Caller, Refusal> {
+        let refusal = || Refusal::new(StatusCode::UNAUTHORIZED, "Invalid or missing API key");
+        let (index, role) = presented_key(headers).and_then(|value| self.accepted(&value)).ok_or_else(refusal)?;
+        let now = self.clock.now();
+        let key = &mut self.keys[index];
+        key.used_at.push(now);
+        Ok(Caller {
+            id: key.id.clone(),
+            org: key.org.clone(),
+            account: key.account.clone(),
+            role,
+            in_grace: key.rotated_at.is_some(),
+        })
+    }
+
+    fn authorize(&self, caller: &Caller, route: &Route) -> Result<(), Refusal> {
+        let own_account = caller.account == route.account;
+        let may = if caller.org != route.org {
+            false
+        } else if route.operation == Operation::Verify {
+            true
+        } else if caller.in_grace && self.switches.rights_in_grace == RightsInGrace::VerifyOnly {
+            false
+        } else {
+            match self.switches.key_managers {
+                _ if caller.role == Role::Admin => true,
+                KeyManagers::Admins => false,
+                KeyManagers::AdminsAndOwnAccount => own_account,
+                KeyManagers::AdminsAndOwnKey => {
+                    own_account && (route.operation == Operation::List || caller.id == route.key_id)
+                }
+                KeyManagers::AllButReaders => caller.role != Role::Reader,
+            }
+        };
+        if may { Ok(()) } else { Err(Refusal::forbidden()) }
+    }
+
+    fn create(&mut self, route: &Route, body: &Bytes) -> Result<(StatusCode, Value), Refusal> {
+        let request = KeyRequest::parse(body, route.operation, self.clock.now())?;
+        self.check_room(route)?;
+        let id = self.new_id();
+        let minted = self.new_key(id, (&route.org, &route.account), &request.description, MintedBy::Create);
+        let key = Key { expires_at: Some(self.expiry(request.expires_at)), ..minted };
+        let answer = self.switches.minted(&key);
+        self.keys.push(key);
+        Ok((StatusCode::CREATED, answer))
+    }
+
+    fn list(&self, route: &Route) -> Value {
+        let seen_at = self.seen_at();
+        let listed = |key: &&Key| self.switches.list_in_grace != ListInGrace::Hidden || !key.is_in_grace_at(seen_at);
+        let keys = self.visible(route, seen_at).into_iter().filter(listed);
+        let entries: Vec<Value> = match self.switches.list_shape {
+            ListShape::Pages(size) => {
+                let skipped = size.saturating_mul(route.page.saturating_sub(1));
+                keys.skip(skipped).take(size).map(|key| self.switches.listed(key, seen_at)).collect()
+            }
+            ListShape::Array | ListShape::Wrapped => keys.map(|key| self.switches.listed(key, seen_at)).collect(),
+        };
+        if self.switches.list_shape == ListShape::Wrapped { json!({ "api_keys": entries }) } else { json!(entries) }
+    }
+
+    fn get(&self, route: &Route) -> Result<(StatusCode, Value), Refusal> {
+        let seen_at = self.seen_at();
+        let found = |key: &&Key| self.switches.get_in_grace == GetInGrace::Found || !key.is_in_grace_at(seen_at);
+        let mut keys = self.visible(route, seen_at).into_iter();
+        let key = keys.find(|key| route.names(key)).filter(found).ok_or_else(Refusal::key_not_found)?;
+        Ok((StatusCode::OK, self.switches.listed(key, seen_at)))
+    }
+
+    fn rotate(&mut self, route: &Route, body: &Bytes) -> Result<(StatusCode, Value), Refusal> {
+        let now = self.clock.now();
+        let request = KeyRequest::parse(body, route.operation, now)?;
+        let named = |key: &&Key| route.names(key) && key.is_live_at(now);
+        // Where ids are handed on, the newest key with the id is the one that is rotated.
+        let old = self.keys.iter().rfind(named).ok_or_else(Refusal::key_not_found)?;
+        let description = old.description.clone();
+        let in_grace = self.keys.iter().filter(named).any(|key| key.is_in_grace_at(now));
+        if in_grace {
+            self.check_rotate_in_grace()?;
+        }
+        self.check_room(route)?;
+
+        let grace_ends_at = self.begin_grace(route, now, now + request.grace_period);
+        let id = match self.switches.successor_id {
+            SuccessorId::New => self.new_id(),
+            SuccessorId::Same => route.key_id.clone(),
+        };
+        let minted_by = MintedBy::Rotate { of: route.key_id.clone() };
+        let minted = self.new_key(id, (&route.org, &route.account), &description, minted_by);
+        let successor = Key { expires_at: Some(self.expiry(request.expires_at)), ..minted };
+        let answer = self.switches.rotated(&successor, grace_ends_at);
+        self.keys.push(successor);
+        let status = match self.switches.rotate_status {
+            RotateStatus::Created => StatusCode::CREATED,
+            RotateStatus::Ok => StatusCode::OK,
+        };
+        Ok((status, answer))
+    }
+}
+
+/// The rules behind the calls.
+impl Kosli {
+    fn check_rotate_in_grace(&self) -> Result<(), Refusal> {
+        match self.switches.rotate_in_grace {
+            RotateInGrace::RestartsGrace | RotateInGrace::KeepsGrace | RotateInGrace::EndsGrace => Ok(()),
+            RotateInGrace::BadRequest => Err(Refusal::new(StatusCode::BAD_REQUEST, "API key has already been rotated")),
+            RotateInGrace::NotFound => Err(Refusal::key_not_found()),
+            RotateInGrace::Conflict => Err(Refusal::new(StatusCode::CONFLICT, "API key has already been rotated")),
+        }
+    }
+
+    fn check_room(&self, route: &Route) -> Result<(), Refusal> {
+        let now = self.clock.now();
+        let live = self.keys.iter().filter(|key| route.names_account_of(key) && key.is_live_at(now)).count();
+        match self.switches.key_limit {
+            Some(limit) if live >= limit => {
+                Err(Refusal::new(StatusCode::BAD_REQUEST, "Service account has too many API keys"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives every live key with the route's id its grace period, and answers when that of the rotated one ends.
+    fn begin_grace(&mut self, route: &Route, now: SystemTime, ends_at: SystemTime) -> SystemTime {
+        let again = self.switches.rotate_in_grace;
+        let mut ends = ends_at;
+        for key in self.keys.iter_mut().filter(|key| route.names(key) && key.is_live_at(now)) {
+            ends = match key.grace_ends_at {
+                Some(first) if again == RotateInGrace::KeepsGrace => first,
+                Some(_) if again == RotateInGrace::EndsGrace => now,
+                _ => ends_at,
+            };
+            key.grace_ends_at = Some(ends);
+            key.rotated_at.get_or_insert(now);
+        }
+        // The newest comes last.
+        ends
+    }
+
+    /// When a new key expires that is asked to expire at `wanted`.
+    fn expiry(&self, wanted: Option<SystemTime>) -> SystemTime {
+        let cap = self.clock.now() + LONGEST_LIFE;
+        let within_cap = wanted.map_or(cap, |wanted| wanted.min(cap));
+        match self.switches.expires_at {
+            ExpiresAt::AsSent => within_cap,
+            ExpiresAt::Ignored => cap,
+            ExpiresAt::StartOfDay => {
+                const DAY: u64 = 24 * 60 * 60;
+                let days = within_cap.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / DAY;
+                UNIX_EPOCH + Duration::from_secs(days * DAY)
+            }
+        }
+    }
+
+    /// A key that is minted now, with a value that nobody else has.
+    fn new_key(&mut self, id: String, (org, account): (&str, &str), description: &str, minted_by: MintedBy) -> Key {
+        let random: String = std::iter::repeat_with(|| self.random.alphanumeric()).take(48).collect();
+        Key {
+            id,
+            value: format!("emulated-kosli-key-{random}"),
+            org: org.to_owned(),
+            account: account.to_owned(),
+            description: description.to_owned(),
+            created_at: self.clock.now(),
+            expires_at: None,
+            rotated_at: None,
+            grace_ends_at: None,
+            revoked_at: None,
+            used_at: Vec::new(),
+            minted_by,
+        }
+    }
+
+    /// An id in the form of Kosli's own, such as `7980eb22-1fe1-4172-ae30-97d5ac0b`.
+    fn new_id(&mut self) -> String {
+        let mut group =
+            |digits: usize| -> String { std::iter::repeat_with(|| self.random.digit(16)).take(digits).collect() };
+        [group(8), group(4), group(4), group(4), group(8)].join("-")
+    }
+
+    /// Revokes every live key that matches. False where there is none.
+    fn revoke(&mut self, matches: impl Fn(&Key) -> bool) -> bool {
+        let now = self.clock.now();
+        let mut any = false;
+        for key in self.keys.iter_mut().filter(|key| key.is_live_at(now) && matches(key)) {
+            key.revoked_at = Some(now);
+            any = true;
+        }
+        any
+    }
+
+    /// The place of the key that this value belongs to, and its account's role, if the key is accepted now.
+    fn accepted(&self, value: &str) -> Option<(usize, Role)> {
+        let now = self.clock.now();
+        let index = self.keys.iter().position(|key| key.value == value)?;
+        let key = &self.keys[index];
+        let role = *self.accounts.get(&(key.org.clone(), key.account.clone()))?;
+        let known_from = match key.minted_by {
+            MintedBy::SetUp => key.created_at,
+            MintedBy::Create | MintedBy::Rotate { .. } => key.created_at + self.switches.new_key_refused_for,
+        };
+        let revoked_at = key.revoked_at.map(|revoked| revoked + self.switches.revoked_key_accepted_for);
+        let refused_from = [key.expires_at, key.grace_ends_at, revoked_at].into_iter().flatten().min();
+        (known_from <= now && refused_from.is_none_or(|from| now < from)).then_some((index, role))
+    }
+
+    /// The instant whose keys list and get-one show.
+    fn seen_at(&self) -> SystemTime {
+        self.clock.now().checked_sub(self.switches.list_lag).unwrap_or(UNIX_EPOCH)
+    }
+
+    /// The account's keys that were live at an instant; of those that share an id, the newest.
+    fn visible(&self, route: &Route, seen_at: SystemTime) -> Vec<&Key> {
+        let mut visible: Vec<&Key> = Vec::new();
+        for key in self.keys.iter().filter(|key| route.names_account_of(key) && key.is_live_at(seen_at)) {
+            visible.retain(|older| older.id != key.id);
+            visible.push(key);
+        }
+        visible
+    }
+}
+
+/// Whose key authenticated a request.
+struct Caller {
+    id: String,
+    org: String,
+    account: String,
+    role: Role,
+    in_grace: bool,
+}

@@ -1,0 +1,144 @@
+//! How answers look: keys, errors, and the switches that decide their form.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, DATE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+use serde_json::{Map, Value, json};
+
+use super::{ErrorBody, InvalidStatus, Key, KeyField, Kosli, LastUsedAt, ListInGrace, Never, Switches, Timestamps};
+
+/// A request that is answered with an error and has no effect.
+pub(super) struct Refusal {
+    reason: Reason,
+    message: String,
+    retry_after: Option<Duration>,
+}
+
+enum Reason {
+    /// The fields that are wrong; the status is a switch.
+    Invalid(Map<String, Value>),
+    Status(StatusCode),
+}
+
+impl Refusal {
+    pub(super) fn new(status: StatusCode, message: &str) -> Self {
+        Self { reason: Reason::Status(status), message: message.to_owned(), retry_after: None }
+    }
+
+    pub(super) fn forbidden() -> Self {
+        Self::new(StatusCode::FORBIDDEN, "You don't have permission to access this resource")
+    }
+
+    pub(super) fn invalid(errors: Map<String, Value>) -> Self {
+        let message = "Input payload validation failed".to_owned();
+        Self { reason: Reason::Invalid(errors), message, retry_after: None }
+    }
+
+    pub(super) fn key_not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "API key not found")
+    }
+
+    pub(super) fn rate_limited(retry_after: Option<Duration>) -> Self {
+        Self { retry_after, ..Self::new(StatusCode::TOO_MANY_REQUESTS, "Too many requests") }
+    }
+}
+
+impl Kosli {
+    pub(super) fn response(&self, status: StatusCode, body: &Value) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::from(body.to_string()));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(self.clock.now())) {
+            headers.insert(DATE, date);
+        }
+        response
+    }
+
+    pub(super) fn refuse(&self, refusal: &Refusal) -> Response<Bytes> {
+        let mut body = json!({ "message": refusal.message });
+        let status = match &refusal.reason {
+            Reason::Status(status) => *status,
+            Reason::Invalid(errors) => {
+                body["errors"] = json!(errors);
+                match self.switches.invalid_status {
+                    InvalidStatus::BadRequest => StatusCode::BAD_REQUEST,
+                    InvalidStatus::UnprocessableEntity => StatusCode::UNPROCESSABLE_ENTITY,
+                }
+            }
+        };
+        let body = match self.switches.error_body {
+            ErrorBody::Object => body,
+            ErrorBody::MessageOnly => json!({ "message": refusal.message }),
+            ErrorBody::BareString => json!(refusal.message),
+        };
+        let mut response = self.response(status, &body);
+        if let Some(retry_after) = refusal.retry_after {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after.as_secs()));
+        }
+        response
+    }
+}
+
+impl Switches {
+    /// A key in the answer that shows its value, once.
+    pub(super) fn minted(&self, key: &Key) -> Value {
+        let mut fields = Map::new();
+        fields.insert("id".to_owned(), json!(key.id));
+        if self.key_field != KeyField::ApiKey {
+            fields.insert("key".to_owned(), json!(key.value));
+        }
+        if self.key_field != KeyField::Key {
+            fields.insert("api_key".to_owned(), json!(key.value));
+        }
+        fields.insert("description".to_owned(), json!(key.description));
+        self.insert_time(&mut fields, "created_at", Some(key.created_at));
+        self.insert_time(&mut fields, "expires_at", key.expires_at);
+        Value::Object(fields)
+    }
+
+    /// A successor, in the answer that shows its value.
+    pub(super) fn rotated(&self, successor: &Key, grace_ends_at: SystemTime) -> Value {
+        let mut answer = self.minted(successor);
+        if let Some(fields) = answer.as_object_mut() {
+            self.insert_time(fields, "grace_period_expires_at", Some(grace_ends_at));
+        }
+        answer
+    }
+
+    /// A key as the list and get-one show it: as it was at an instant, without its value.
+    pub(super) fn listed(&self, key: &Key, seen_at: SystemTime) -> Value {
+        let shows_grace = self.list_in_grace == ListInGrace::EndOfGrace && key.is_in_grace_at(seen_at);
+        let grace_ends_at = key.grace_ends_at.filter(|_| shows_grace);
+        let expires_at = [key.expires_at, grace_ends_at].into_iter().flatten().min();
+        let shown_until = match self.last_used_at {
+            LastUsedAt::AtOnce => Some(seen_at),
+            LastUsedAt::After(delay) => seen_at.checked_sub(delay),
+            LastUsedAt::Never => None,
+        };
+        let is_shown = |used: &&SystemTime| shown_until.is_some_and(|until| **used <= until);
+        let last_used_at = key.used_at.iter().rev().find(is_shown).copied();
+
+        let mut fields = Map::new();
+        fields.insert("id".to_owned(), json!(key.id));
+        fields.insert("description".to_owned(), json!(key.description));
+        self.insert_time(&mut fields, "created_at", Some(key.created_at));
+        self.insert_time(&mut fields, "expires_at", expires_at);
+        self.insert_time(&mut fields, "last_used_at", last_used_at);
+        Value::Object(fields)
+    }
+
+    fn insert_time(&self, fields: &mut Map<String, Value>, name: &str, time: Option<SystemTime>) {
+        let seconds = time.map(|time| time.duration_since(UNIX_EPOCH).unwrap_or_default());
+        let value = match (seconds, self.timestamps, self.never) {
+            (Some(seconds), Timestamps::Float, _) => json!(seconds.as_secs_f64()),
+            (Some(seconds), Timestamps::Integer, _) => json!(seconds.as_secs()),
+            (None, _, Never::Zero) => json!(0),
+            (None, _, Never::Null) => Value::Null,
+            (None, _, Never::Absent) => return,
+        };
+        fields.insert(name.to_owned(), value);
+    }
+}

@@ -1,0 +1,203 @@
+//! What a request asks for: its path, the key that it presents, its body.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, Request, StatusCode};
+use serde_json::{Map, Value};
+
+use super::Key;
+use super::answer::Refusal;
+
+/// A call of Kosli's API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// Mints a key.
+    Create,
+    /// Shows one key of an account, never its value.
+    Get,
+    /// Shows the live keys of an account, never their values.
+    List,
+    /// Ends a key at once.
+    Revoke,
+    /// Mints a successor of a key and lets the key live on for a grace period.
+    Rotate,
+    /// Reads an organization's environments: any key of the organization may.
+    Verify,
+}
+
+impl Operation {
+    /// The word for it, as in the table of the [module](super)'s documentation.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Get => "get",
+            Self::List => "list",
+            Self::Revoke => "revoke",
+            Self::Rotate => "rotate",
+            Self::Verify => "verify",
+        }
+    }
+}
+
+/// A request's path, parsed.
+pub(super) struct Route {
+    pub(super) operation: Operation,
+    pub(super) org: String,
+    /// Empty where the call is not about an account.
+    pub(super) account: String,
+    /// Empty where the call does not name a key.
+    pub(super) key_id: String,
+    /// Which page of the list is asked for, from 1.
+    pub(super) page: usize,
+}
+
+impl Route {
+    pub(super) fn of<T>(request: &Request<T>) -> Option<Self> {
+        let path = request.uri().path().strip_prefix("/api/v2/")?;
+        let segments: Vec<String> = path.split('/').map(percent_decoded).collect::<Option<_>>()?;
+        let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+        let (operation, org, account, key_id) = match (request.method().as_str(), &*segments) {
+            ("GET", &["environments", org]) => (Operation::Verify, org, "", ""),
+            (method, &["service-accounts", org, account, "api-keys", ref rest @ ..]) => match (method, rest) {
+                ("GET", &[]) => (Operation::List, org, account, ""),
+                ("POST", &[]) => (Operation::Create, org, account, ""),
+                ("GET", &[key_id]) => (Operation::Get, org, account, key_id),
+                ("DELETE", &[key_id]) => (Operation::Revoke, org, account, key_id),
+                ("POST", &[key_id, "rotate"]) => (Operation::Rotate, org, account, key_id),
+                _ => return None,
+            },
+            _ => return None,
+        };
+        let mut parameters = request.uri().query().unwrap_or_default().split('&');
+        let page = parameters.find_map(|parameter| parameter.strip_prefix("page=")?.parse().ok()).unwrap_or(1);
+        Some(Self { operation, org: org.to_owned(), account: account.to_owned(), key_id: key_id.to_owned(), page })
+    }
+
+    pub(super) fn names_account_of(&self, key: &Key) -> bool {
+        key.org == self.org && key.account == self.account
+    }
+
+    pub(super) fn names(&self, key: &Key) -> bool {
+        self.names_account_of(key) && key.id == self.key_id
+    }
+}
+
+/// Clients may escape more of a path than they must, `-` included.
+fn percent_decoded(segment: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let high = char::from(rest.next()?).to_digit(16)?;
+            let low = char::from(rest.next()?).to_digit(16)?;
+            bytes.push(u8::try_from(high * 16 + low).ok()?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// The key value that a request authenticates with: a bearer token, or the user name of the legacy basic form.
+pub(super) fn presented_key(headers: &HeaderMap) -> Option<String> {
+    let (scheme, credentials) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(credentials.trim().to_owned());
+    }
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = String::from_utf8(BASE64.decode(credentials.trim()).ok()?).ok()?;
+    decoded.split_once(':').map(|(user, _)| user.to_owned())
+}
+
+/// The body of a create or a rotate.
+pub(super) struct KeyRequest {
+    /// Empty for a rotate, which has none.
+    pub(super) description: String,
+    /// `None`: left out, or asked never to expire.
+    pub(super) expires_at: Option<SystemTime>,
+    /// The default for a create, which has none.
+    pub(super) grace_period: Duration,
+}
+
+impl KeyRequest {
+    /// Checks every field before it refuses, so that the answer names all that are wrong.
+    pub(super) fn parse(body: &Bytes, operation: Operation, now: SystemTime) -> Result<Self, Refusal> {
+        let fields = object(body)?;
+        let mut errors = Map::new();
+        let mut checked = |field: &str, error: String| errors.insert(field.to_owned(), Value::String(error));
+
+        let description = match operation {
+            Operation::Create => description(fields.get("description")),
+            _ => Ok(String::new()),
+        };
+        let description = description.unwrap_or_else(|error| {
+            checked("description", error);
+            String::new()
+        });
+        let expires_at = expires_at(fields.get("expires_at"), now).unwrap_or_else(|error| {
+            checked("expires_at", error);
+            None
+        });
+        let grace_period = grace_period(fields.get("grace_period_hours")).unwrap_or_else(|error| {
+            checked("grace_period_hours", error);
+            Duration::ZERO
+        });
+        if errors.is_empty() {
+            Ok(Self { description, expires_at, grace_period })
+        } else {
+            Err(Refusal::invalid(errors))
+        }
+    }
+}
+
+fn object(body: &Bytes) -> Result<Map<String, Value>, Refusal> {
+    if body.is_empty() {
+        return Ok(Map::new());
+    }
+    match serde_json::from_slice(body) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(_) => Err(Refusal::invalid(Map::from_iter([("".to_owned(), Value::from("must be an object"))]))),
+        Err(_) => Err(Refusal::new(StatusCode::BAD_REQUEST, "The request body is not JSON")),
+    }
+}
+
+fn description(value: Option<&Value>) -> Result<String, String> {
+    match value {
+        None => Err("is a required property".to_owned()),
+        Some(Value::String(text)) if (1..=256).contains(&text.chars().count()) => Ok(text.clone()),
+        Some(_) => Err("must be a text of 1 to 256 characters".to_owned()),
+    }
+}
+
+fn expires_at(value: Option<&Value>, now: SystemTime) -> Result<Option<SystemTime>, String> {
+    let Some(value) = value.filter(|value| !value.is_null()) else { return Ok(None) };
+    let seconds = value.as_f64().ok_or("must be a number of seconds since 1970")?;
+    if seconds == 0.0 {
+        return Ok(None);
+    }
+    let future = "must be in the future";
+    if seconds < 0.0 {
+        return Err(future.to_owned());
+    }
+    // What no clock can hold is beyond the longest life in any case, like an expiry that is left out.
+    let since_epoch = Duration::try_from_secs_f64(seconds).ok();
+    match since_epoch.and_then(|since| UNIX_EPOCH.checked_add(since)) {
+        Some(time) if time <= now => Err(future.to_owned()),
+        time => Ok(time),
+    }
+}
+
+fn grace_period(value: Option<&Value>) -> Result<Duration, String> {
+    const DEFAULT_HOURS: u64 = 24;
+    let hours = match value {
+        None | Some(Value::Null) => Some(DEFAULT_HOURS),
+        Some(value) => value.as_u64().filter(|hours| (1..=720).contains(hours)),
+    };
+    hours.map(Duration::from_hours).ok_or_else(|| "must be a whole number from 1 to 720".to_owned())
+}
