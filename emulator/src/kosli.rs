@@ -161,7 +161,9 @@ impl Kosli {
         self.limit_rate()?;
         let route = Route::of(request).ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, "Not found"))?;
         let caller = self.authenticate(request.headers())?;
-        self.authorize(&caller, &route)?;
+        if !self.may(&caller, &route) {
+            return Err(Refusal::forbidden());
+        }
         let account_exists = self.accounts.contains_key(&(route.org.clone(), route.account.clone()));
         if route.operation != Operation::Verify && !account_exists {
             return Err(Refusal::new(StatusCode::NOT_FOUND, "Service account not found"));
@@ -203,26 +205,26 @@ impl Kosli {
         })
     }
 
-    fn authorize(&self, caller: &Caller, route: &Route) -> Result<(), Refusal> {
+    fn may(&self, caller: &Caller, route: &Route) -> bool {
+        if caller.org != route.org {
+            return false;
+        }
+        if route.operation == Operation::Verify {
+            return true;
+        }
+        if caller.in_grace && self.switches.rights_in_grace == RightsInGrace::VerifyOnly {
+            return false;
+        }
         let own_account = caller.account == route.account;
-        let may = if caller.org != route.org {
-            false
-        } else if route.operation == Operation::Verify {
-            true
-        } else if caller.in_grace && self.switches.rights_in_grace == RightsInGrace::VerifyOnly {
-            false
-        } else {
-            match self.switches.key_managers {
-                _ if caller.role == Role::Admin => true,
-                KeyManagers::Admins => false,
-                KeyManagers::AdminsAndOwnAccount => own_account,
-                KeyManagers::AdminsAndOwnKey => {
-                    own_account && (route.operation == Operation::List || caller.id == route.key_id)
-                }
-                KeyManagers::AllButReaders => caller.role != Role::Reader,
+        match self.switches.key_managers {
+            _ if caller.role == Role::Admin => true,
+            KeyManagers::Admins => false,
+            KeyManagers::AdminsAndOwnAccount => own_account,
+            KeyManagers::AdminsAndOwnKey => {
+                own_account && (route.operation == Operation::List || caller.id == route.key_id)
             }
-        };
-        if may { Ok(()) } else { Err(Refusal::forbidden()) }
+            KeyManagers::AllButReaders => caller.role != Role::Reader,
+        }
     }
 
     fn create(&mut self, route: &Route, body: &Bytes) -> Result<(StatusCode, Value), Refusal> {

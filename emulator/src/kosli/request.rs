@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Request, StatusCode};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::Key;
 use super::answer::Refusal;
@@ -129,29 +129,23 @@ impl KeyRequest {
     /// Checks every field before it refuses, so that the answer names all that are wrong.
     pub(super) fn parse(body: &Bytes, operation: Operation, now: SystemTime) -> Result<Self, Refusal> {
         let fields = object(body)?;
-        let mut errors = Map::new();
-        let mut checked = |field: &str, error: String| errors.insert(field.to_owned(), Value::String(error));
-
         let description = match operation {
             Operation::Create => description(fields.get("description")),
             _ => Ok(String::new()),
         };
-        let description = description.unwrap_or_else(|error| {
-            checked("description", error);
-            String::new()
-        });
-        let expires_at = expires_at(fields.get("expires_at"), now).unwrap_or_else(|error| {
-            checked("expires_at", error);
-            None
-        });
-        let grace_period = grace_period(fields.get("grace_period_hours")).unwrap_or_else(|error| {
-            checked("grace_period_hours", error);
-            Duration::ZERO
-        });
-        if errors.is_empty() {
-            Ok(Self { description, expires_at, grace_period })
-        } else {
-            Err(Refusal::invalid(errors))
+        let expires_at = expires_at(fields.get("expires_at"), now);
+        let grace_period = grace_period(fields.get("grace_period_hours"));
+        match (description, expires_at, grace_period) {
+            (Ok(description), Ok(expires_at), Ok(grace_period)) => Ok(Self { description, expires_at, grace_period }),
+            (description, expires_at, grace_period) => {
+                let errors = [
+                    ("description", description.err()),
+                    ("expires_at", expires_at.err()),
+                    ("grace_period_hours", grace_period.err()),
+                ];
+                let errors = errors.into_iter().filter_map(|(field, error)| Some((field.to_owned(), json!(error?))));
+                Err(Refusal::invalid(errors.collect()))
+            }
         }
     }
 }
@@ -162,42 +156,41 @@ fn object(body: &Bytes) -> Result<Map<String, Value>, Refusal> {
     }
     match serde_json::from_slice(body) {
         Ok(Value::Object(fields)) => Ok(fields),
-        Ok(_) => Err(Refusal::invalid(Map::from_iter([("".to_owned(), Value::from("must be an object"))]))),
-        Err(_) => Err(Refusal::new(StatusCode::BAD_REQUEST, "The request body is not JSON")),
+        _ => Err(Refusal::new(StatusCode::BAD_REQUEST, "The request body is not a JSON object")),
     }
 }
 
-fn description(value: Option<&Value>) -> Result<String, String> {
+fn description(value: Option<&Value>) -> Result<String, &'static str> {
     match value {
-        None => Err("is a required property".to_owned()),
+        None => Err("is a required property"),
         Some(Value::String(text)) if (1..=256).contains(&text.chars().count()) => Ok(text.clone()),
-        Some(_) => Err("must be a text of 1 to 256 characters".to_owned()),
+        Some(_) => Err("must be a text of 1 to 256 characters"),
     }
 }
 
-fn expires_at(value: Option<&Value>, now: SystemTime) -> Result<Option<SystemTime>, String> {
+fn expires_at(value: Option<&Value>, now: SystemTime) -> Result<Option<SystemTime>, &'static str> {
+    const IN_THE_PAST: &str = "must be in the future";
     let Some(value) = value.filter(|value| !value.is_null()) else { return Ok(None) };
     let seconds = value.as_f64().ok_or("must be a number of seconds since 1970")?;
     if seconds == 0.0 {
         return Ok(None);
     }
-    let future = "must be in the future";
     if seconds < 0.0 {
-        return Err(future.to_owned());
+        return Err(IN_THE_PAST);
     }
     // What no clock can hold is beyond the longest life in any case, like an expiry that is left out.
     let since_epoch = Duration::try_from_secs_f64(seconds).ok();
     match since_epoch.and_then(|since| UNIX_EPOCH.checked_add(since)) {
-        Some(time) if time <= now => Err(future.to_owned()),
+        Some(time) if time <= now => Err(IN_THE_PAST),
         time => Ok(time),
     }
 }
 
-fn grace_period(value: Option<&Value>) -> Result<Duration, String> {
+fn grace_period(value: Option<&Value>) -> Result<Duration, &'static str> {
     const DEFAULT_HOURS: u64 = 24;
     let hours = match value {
         None | Some(Value::Null) => Some(DEFAULT_HOURS),
         Some(value) => value.as_u64().filter(|hours| (1..=720).contains(hours)),
     };
-    hours.map(Duration::from_hours).ok_or_else(|| "must be a whole number from 1 to 720".to_owned())
+    hours.map(Duration::from_hours).ok_or("must be a whole number from 1 to 720")
 }
