@@ -56,6 +56,19 @@ impl Clock {
         true
     }
 
+    /// Whether the clock moves only when told to.
+    pub fn is_frozen(&self) -> bool {
+        self.lock().frozen_at.is_some()
+    }
+
+    /// Takes back every [`Clock::advance`], so that a next test case starts where this one did. Timers that still run
+    /// end at once: nobody who waits for them has a place in the next case.
+    pub fn rewind(&self) {
+        let mut inner = self.lock();
+        inner.offset = Duration::ZERO;
+        inner.timers.clear();
+    }
+
     /// Waits until `duration` has passed on this clock.
     pub async fn timer(&self, duration: Duration) {
         let ended = {

@@ -1,5 +1,25 @@
 //! Secrets Manager, Kosli and the Lambda Runtime API on one machine.
+//!
+//! Both services are state machines without I/O; everything that waits, listens or runs a process is around them.
+//! Reading order:
+//!
+//! - [`clock`]: the time that everybody here shares
+//! - [`secrets_manager`] and [`kosli`]: the two services
+//! - [`server`]: the sockets in front of them, the way of a call, and who may watch or hold it
+//! - [`faults`]: what can go wrong with a call
+//! - [`runtime_api`]: the function's executable, run as Lambda runs it
+//! - [`rotation`]: what Secrets Manager does once `RotateSecret` has been called
+//! - `control`: what a person may see and change over HTTP
 
 pub mod clock;
+mod control;
+pub mod faults;
 pub mod kosli;
+pub mod rotation;
+pub mod runtime_api;
 pub mod secrets_manager;
+pub mod server;
+
+pub use clock::Clock;
+pub use faults::{Fault, FaultPlan};
+pub use server::{BoxFuture, Call, Emulator, Hook, Service};

@@ -1,0 +1,492 @@
+//! The Lambda Runtime API, and processes that poll it: the function's real executable, run as Lambda runs it.
+//!
+//! Paths, headers and the life of a process follow the Lambda developer guide, "Using the Lambda runtime API for custom
+//! runtimes" and "Understanding the Lambda execution environment lifecycle".
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::task::AbortHandle;
+
+use crate::server::{Emulator, json};
+
+/// Where the Runtime API begins.
+pub(crate) const PREFIX: &str = "/2018-06-01/runtime/";
+
+/// How long a step may take (the template's time-out).
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// Why an invocation failed, as whoever invoked the function sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct FunctionError {
+    /// The function's own word, or one of Lambda's: `Runtime.ExitError`, `Sandbox.Timedout`, ….
+    pub error_type: String,
+    /// A sentence.
+    pub error_message: String,
+}
+
+impl FunctionError {
+    fn new(error_type: &str, error_message: String) -> Self {
+        Self { error_type: error_type.to_owned(), error_message }
+    }
+}
+
+impl fmt::Display for FunctionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.error_type, self.error_message)
+    }
+}
+
+impl std::error::Error for FunctionError {}
+
+/// What an invocation comes to: the function's answer or its error.
+pub type Outcome = Result<Value, FunctionError>;
+
+/// One execution environment as its Runtime API sees it: invocations that wait for the function to ask for them, and
+/// invocations that it works on.
+#[derive(Default)]
+pub(crate) struct Environment {
+    invocations: Mutex<Invocations>,
+    arrived: Notify,
+}
+
+#[derive(Default)]
+struct Invocations {
+    waiting: VecDeque<Invocation>,
+    /// Request ids, and who waits for their outcome.
+    running: Vec<(String, oneshot::Sender<Outcome>)>,
+}
+
+struct Invocation {
+    request_id: String,
+    payload: Bytes,
+    function_arn: String,
+    deadline: SystemTime,
+    outcome: oneshot::Sender<Outcome>,
+}
+
+impl Environment {
+    /// Hands in an invocation; the receiver gets what it comes to.
+    fn invoke(&self, request_id: &str, payload: &Value, function: &Function) -> oneshot::Receiver<Outcome> {
+        let (outcome, awaited) = oneshot::channel();
+        self.lock().waiting.push_back(Invocation {
+            request_id: request_id.to_owned(),
+            payload: payload.to_string().into(),
+            function_arn: function.arn(),
+            // The function lives in the machine's time, whatever the emulator's clock says.
+            deadline: SystemTime::now() + function.timeout,
+            outcome,
+        });
+        self.arrived.notify_one();
+        awaited
+    }
+
+    /// The next invocation, as soon as there is one. Nothing is lost if this is dropped while it waits.
+    async fn next(&self) -> Response<Bytes> {
+        loop {
+            if let Some(answer) = self.take_next() {
+                return answer;
+            }
+            self.arrived.notified().await;
+        }
+    }
+
+    fn take_next(&self) -> Option<Response<Bytes>> {
+        let mut invocations = self.lock();
+        let next = loop {
+            let next = invocations.waiting.pop_front()?;
+            // Whoever invoked it may have given up meanwhile.
+            if !next.outcome.is_closed() {
+                break next;
+            }
+        };
+        let mut answer = json(StatusCode::OK, next.payload);
+        let deadline = next.deadline.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis().to_string();
+        for (name, value) in [
+            ("lambda-runtime-aws-request-id", next.request_id.as_str()),
+            ("lambda-runtime-deadline-ms", &deadline),
+            ("lambda-runtime-invoked-function-arn", &next.function_arn),
+            ("lambda-runtime-trace-id", "Root=1-00000000-000000000000000000000000;Sampled=0"),
+        ] {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                answer.headers_mut().insert(name, value);
+            }
+        }
+        invocations.running.push((next.request_id, next.outcome));
+        // A second process may be waiting, and a permit wakes only one.
+        if !invocations.waiting.is_empty() {
+            self.arrived.notify_one();
+        }
+        Some(answer)
+    }
+
+    /// Ends an invocation with what the function made of it.
+    fn finish(&self, request_id: &str, outcome: Outcome) -> Response<Bytes> {
+        let mut invocations = self.lock();
+        let Some(at) = invocations.running.iter().position(|(running, _)| running == request_id) else {
+            let body = r#"{"errorType":"InvalidRequestID","errorMessage":"no such invocation is running"}"#;
+            return json(StatusCode::BAD_REQUEST, body);
+        };
+        // Whoever waited for it may have given up: the function was too slow.
+        let _ = invocations.running.swap_remove(at).1.send(outcome);
+        accepted()
+    }
+
+    /// The function cannot start: whatever it was started for fails with its reason.
+    fn fail_all(&self, error: &FunctionError) -> Response<Bytes> {
+        let mut invocations = self.lock();
+        let waiting = std::mem::take(&mut invocations.waiting).into_iter().map(|invocation| invocation.outcome);
+        let running = std::mem::take(&mut invocations.running).into_iter().map(|(_, outcome)| outcome);
+        for outcome in waiting.chain(running) {
+            let _ = outcome.send(Err(error.clone()));
+        }
+        accepted()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Invocations> {
+        lock(&self.invocations)
+    }
+}
+
+/// Answers a request to the Runtime API.
+pub(crate) async fn answer(environment: &Environment, request: &Request<Bytes>) -> Response<Bytes> {
+    let path = request.uri().path().strip_prefix(PREFIX).unwrap_or_default();
+    let segments: Vec<&str> = path.split('/').collect();
+    match (request.method(), segments.as_slice()) {
+        (&Method::GET, ["invocation", "next"]) => environment.next().await,
+        (&Method::POST, ["invocation", id, "response"]) => {
+            // A function may answer nothing at all, or text that is not JSON.
+            let body = request.body();
+            let answer = serde_json::from_slice(body).unwrap_or_else(|_| String::from_utf8_lossy(body).into());
+            environment.finish(id, Ok(answer))
+        }
+        (&Method::POST, ["invocation", id, "error"]) => environment.finish(id, Err(reported(request))),
+        (&Method::POST, ["init", "error"]) => environment.fail_all(&reported(request)),
+        _ => json(StatusCode::NOT_FOUND, r#"{"errorType":"NotFound","errorMessage":"not part of the Runtime API"}"#),
+    }
+}
+
+/// The error that a function reports: in the body, with the type in a header too.
+fn reported(request: &Request<Bytes>) -> FunctionError {
+    let mut error: FunctionError = serde_json::from_slice(request.body()).unwrap_or_default();
+    if error.error_type.is_empty() {
+        let header = request.headers().get("lambda-runtime-function-error-type");
+        error.error_type = header.and_then(|value| value.to_str().ok()).unwrap_or("Unhandled").to_owned();
+    }
+    error
+}
+
+fn accepted() -> Response<Bytes> {
+    json(StatusCode::ACCEPTED, r#"{"status":"OK"}"#)
+}
+
+/// A Lambda function: what is run, and under which configuration.
+#[derive(Clone)]
+pub struct Function {
+    /// Its name, the last part of its ARN.
+    pub name: String,
+    /// The custom-runtime executable.
+    pub executable: PathBuf,
+    /// Configured environment variables. They win over those that the emulator sets.
+    pub environment: Vec<(String, String)>,
+    /// After this long an invocation fails and its process is killed.
+    pub timeout: Duration,
+    /// Is given every line that a process writes to its standard output or error.
+    pub on_line: Option<Arc<dyn Fn(&str) + Send + Sync>>,
+}
+
+impl Function {
+    /// The function `kosli-key-rotation` with the template's time-out and no variables of its own.
+    pub fn new(executable: impl Into<PathBuf>) -> Self {
+        Self {
+            name: "kosli-key-rotation".to_owned(),
+            executable: executable.into(),
+            environment: Vec::new(),
+            timeout: DEFAULT_TIMEOUT,
+            on_line: None,
+        }
+    }
+
+    /// The ARN for `RotateSecret`, in the account and region that [`SecretsManager::new`] has.
+    ///
+    /// [`SecretsManager::new`]: crate::secrets_manager::SecretsManager::new
+    pub fn arn(&self) -> String {
+        format!("arn:aws:lambda:eu-west-1:123456789012:function:{}", self.name)
+    }
+}
+
+/// Not derived: the variables may hold secrets.
+impl fmt::Debug for Function {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Function")
+            .field("name", &self.name)
+            .field("executable", &self.executable)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Invokes a function that polls the port of [`Emulator::listen`] by itself: one in a debugger, for example.
+pub async fn invoke_external(emulator: &Emulator, function: &Function, payload: &Value) -> Outcome {
+    let request_id = new_request_id();
+    let awaited = emulator.environment().invoke(&request_id, payload, function);
+    match tokio::time::timeout(function.timeout, awaited).await {
+        Ok(outcome) => outcome.unwrap_or_else(|_| Err(exit_error(&request_id, "the emulator ended"))),
+        Err(_) => Err(timed_out(&request_id, function.timeout)),
+    }
+}
+
+/// One execution environment with a process of its own: kept over invocations, started anew when it has died.
+///
+/// Several of them are several executions at once. Each has a port of its own, so that calls carry its tag.
+/// Cloning it gives another handle; the process is killed with the last one.
+#[derive(Clone)]
+pub struct FunctionProcess(Arc<Execution>);
+
+struct Execution {
+    emulator: Emulator,
+    tag: String,
+    function: Function,
+    /// Lambda never gives an execution environment a second invocation while it works on one.
+    turn: tokio::sync::Mutex<()>,
+    process: Mutex<Option<Arc<Process>>>,
+    output: Arc<Mutex<Vec<String>>>,
+}
+
+/// A process, and the port that exists for it alone: an invocation can never be handed to a predecessor that has just
+/// been killed and whose connection looks alive for a moment.
+struct Process {
+    child: Arc<Mutex<Child>>,
+    killed: AtomicBool,
+    environment: Arc<Environment>,
+    port: AbortHandle,
+    /// How the process has ended: once it has, and all its output has been read.
+    ended: watch::Receiver<Option<String>>,
+}
+
+impl FunctionProcess {
+    /// An execution environment whose calls carry `tag`. Its process is started by the first invocation.
+    pub fn new(emulator: &Emulator, tag: &str, function: Function) -> Self {
+        Self(Arc::new(Execution {
+            emulator: emulator.clone(),
+            tag: tag.to_owned(),
+            function,
+            turn: tokio::sync::Mutex::new(()),
+            process: Mutex::new(None),
+            output: Arc::default(),
+        }))
+    }
+
+    /// Invokes the function as Lambda would, and waits for what it comes to.
+    pub async fn invoke(&self, payload: &Value) -> Outcome {
+        let execution = &*self.0;
+        let _turn = execution.turn.lock().await;
+        let request_id = new_request_id();
+        let process = execution.process().await.map_err(|error| {
+            let why = format!("cannot run {}: {error}", execution.function.executable.display());
+            FunctionError::new("Runtime.InvalidEntrypoint", format!("RequestId: {request_id} Error: {why}"))
+        })?;
+        let awaited = process.environment.invoke(&request_id, payload, &execution.function);
+        tokio::select! {
+            biased;
+            Ok(outcome) = awaited => outcome,
+            how = process.ended() => Err(exit_error(&request_id, &how)),
+            () = tokio::time::sleep(execution.function.timeout) => {
+                self.stop().await;
+                Err(timed_out(&request_id, execution.function.timeout))
+            }
+        }
+    }
+
+    /// Kills the process (SIGKILL) before this returns; the next invocation starts another. False if none is running.
+    pub fn kill(&self) -> bool {
+        lock(&self.0.process).as_ref().is_some_and(|process| process.kill())
+    }
+
+    /// Kills the process and waits until it is gone and [`FunctionProcess::output`] is complete.
+    pub async fn stop(&self) {
+        let process = lock(&self.0.process).take();
+        if let Some(process) = process {
+            process.kill();
+            process.ended().await;
+        }
+    }
+
+    /// The id of the process that is running.
+    pub fn pid(&self) -> Option<u32> {
+        lock(&self.0.process).as_ref().and_then(|process| lock(&process.child).id())
+    }
+
+    /// The function that it runs.
+    pub fn function(&self) -> &Function {
+        &self.0.function
+    }
+
+    /// All lines that its processes have written so far, standard output and error together.
+    pub fn output(&self) -> Vec<String> {
+        lock(&self.0.output).clone()
+    }
+}
+
+impl Execution {
+    /// The process that is running, or a new one.
+    async fn process(&self) -> io::Result<Arc<Process>> {
+        let former = lock(&self.process).clone();
+        if let Some(process) = former {
+            if process.is_alive() {
+                return Ok(process);
+            }
+            // Killed a moment ago, perhaps: its last lines belong before the first ones of its successor.
+            process.ended().await;
+        }
+        let environment = Arc::new(Environment::default());
+        let (address, port) = self.emulator.listen_for(&self.tag, 0, environment.clone()).await?;
+        let process = Arc::new(self.start(address, environment, port)?);
+        *lock(&self.process) = Some(process.clone());
+        Ok(process)
+    }
+
+    fn start(
+        &self,
+        address: std::net::SocketAddr,
+        environment: Arc<Environment>,
+        port: AbortHandle,
+    ) -> io::Result<Process> {
+        let endpoint = format!("http://{address}");
+        let spawned = Command::new(&self.function.executable)
+            // Nothing of the emulator's own environment may reach the function.
+            .env_clear()
+            .envs(variables(&self.function, &address.to_string(), &endpoint))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn();
+        let mut child = match spawned {
+            Ok(child) => child,
+            Err(error) => {
+                port.abort();
+                return Err(error);
+            }
+        };
+        let readers = [
+            child.stdout.take().map(|pipe| tokio::spawn(self.read_lines(pipe))),
+            child.stderr.take().map(|pipe| tokio::spawn(self.read_lines(pipe))),
+        ];
+        let (end, ended) = watch::channel(None);
+        let child = Arc::new(Mutex::new(child));
+        let watched = child.clone();
+        tokio::spawn(async move {
+            // The lock is not held while waiting, so that the process can be killed at any moment.
+            let status = poll_fn(|context| pin!(lock(&watched).wait()).poll(context)).await;
+            for reader in readers.into_iter().flatten() {
+                // A reader that has panicked has printed why.
+                let _ = reader.await;
+            }
+            // Nobody may wait for it any more.
+            let _ = end.send(Some(status.map_or_else(|error| error.to_string(), |status| status.to_string())));
+        });
+        Ok(Process { child, killed: AtomicBool::new(false), environment, port, ended })
+    }
+
+    fn read_lines(&self, pipe: impl AsyncRead + Unpin + Send + 'static) -> impl Future<Output = ()> + Send + 'static {
+        let (output, on_line) = (self.output.clone(), self.function.on_line.clone());
+        async move {
+            let mut lines = BufReader::new(pipe).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                if let Some(on_line) = &on_line {
+                    on_line(&line);
+                }
+                lock(&output).push(line);
+            }
+        }
+    }
+}
+
+impl Process {
+    fn is_alive(&self) -> bool {
+        !self.killed.load(Ordering::SeqCst) && self.ended.borrow().is_none()
+    }
+
+    /// Sends SIGKILL, unless the process has ended.
+    fn kill(&self) -> bool {
+        self.killed.store(true, Ordering::SeqCst);
+        lock(&self.child).start_kill().is_ok()
+    }
+
+    /// Waits for the end of the process and of its output, and says how it ended.
+    async fn ended(&self) -> String {
+        match self.ended.clone().wait_for(Option::is_some).await {
+            Ok(how) => how.clone().unwrap_or_default(),
+            Err(_) => "nobody has watched it".to_owned(),
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+        self.port.abort();
+    }
+}
+
+/// What Lambda sets for every function, and what leads to the emulator. The credentials are made up: nobody checks them.
+fn variables(function: &Function, address: &str, endpoint: &str) -> Vec<(String, String)> {
+    [
+        ("AWS_LAMBDA_RUNTIME_API", address),
+        ("AWS_LAMBDA_FUNCTION_NAME", &function.name),
+        ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
+        ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128"),
+        ("AWS_LAMBDA_LOG_GROUP_NAME", &format!("/aws/lambda/{}", function.name)),
+        ("AWS_LAMBDA_LOG_STREAM_NAME", "emulator"),
+        ("AWS_REGION", "eu-west-1"),
+        ("AWS_ACCESS_KEY_ID", "emulator"),
+        ("AWS_SECRET_ACCESS_KEY", "emulator"),
+        ("AWS_SESSION_TOKEN", "emulator"),
+        ("AWS_ENDPOINT_URL_SECRETS_MANAGER", endpoint),
+        ("KOSLI_HOST", endpoint),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .chain(function.environment.iter().cloned())
+    .collect()
+}
+
+/// The words that Lambda uses for a process that has died.
+fn exit_error(request_id: &str, how: &str) -> FunctionError {
+    let message = format!("RequestId: {request_id} Error: Runtime exited with error: {how}");
+    FunctionError::new("Runtime.ExitError", message)
+}
+
+/// The words that Lambda uses for an invocation that took too long.
+fn timed_out(request_id: &str, timeout: Duration) -> FunctionError {
+    let seconds = timeout.as_secs_f64();
+    let message = format!("RequestId: {request_id} Error: Task timed out after {seconds:.2} seconds");
+    FunctionError::new("Sandbox.Timedout", message)
+}
+
+fn new_request_id() -> String {
+    let bits = fastrand::u128(..);
+    let hex = format!("{bits:032x}");
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,490 @@
+//! The sockets: one [`Emulator`] serves Secrets Manager, Kosli, the Runtime API and its own control pages on every port.
+//!
+//! The way of a call to one of the two services, all of it in [`Emulator::handle`]:
+//! arrive (number, log) → the hook's [`Hook::before`], which may wait and may name a [`Fault`] → effects of earlier calls
+//! that are due by now → the effect, under one lock → [`Hook::after`] → the answer, or what the fault makes of it.
+//!
+//! A call that has arrived is handled to its end even if its client has gone, as a real service would.
+//!
+//! Thousands of test cases run against one emulator and its sockets: [`Emulator::reset`] begins the world anew, and
+//! nothing of an earlier case (a call that is held back, a late effect) reaches the next one.
+
+mod call;
+mod reply;
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::future::{pending, poll_fn};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
+
+pub use self::call::{Call, Service};
+pub(crate) use self::reply::json;
+use self::reply::{Body, Reply};
+use crate::clock::Clock;
+use crate::control;
+use crate::faults::{Effect, Fault, FaultPlan};
+use crate::kosli::Kosli;
+use crate::runtime_api::{self, Environment};
+use crate::secrets_manager::SecretsManager;
+
+/// A future whose type is not named.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What a test or a program wants to know of every call, and to decide about it.
+///
+/// It is told about calls to Secrets Manager and Kosli only, never about the Runtime API or the control pages.
+pub trait Hook: Send + Sync {
+    /// Before anything happens. It may wait (so that a test can put the calls of two executions into any order), and it
+    /// may name a fault that the call shall meet.
+    fn before<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Option<Fault>> {
+        let _ = call;
+        Box::pin(std::future::ready(None))
+    }
+
+    /// After the effect, or instead of it, and before the answer leaves: the moment to look at the services.
+    fn after(&self, call: &Call) {
+        let _ = call;
+    }
+
+    /// The call met [`Fault::KillBefore`] or [`Fault::KillAfter`]: end the process that made it, now.
+    fn kill(&self, call: &Call) {
+        let _ = call;
+    }
+}
+
+/// Both services, their clock and everything that listens for them. Cloning it gives another handle to the same emulator.
+#[derive(Clone)]
+pub struct Emulator(Arc<Shared>);
+
+struct Shared {
+    clock: Clock,
+    state: Mutex<State>,
+    faults: FaultPlan,
+    /// For a function that was started by somebody else.
+    environment: Arc<Environment>,
+    /// Calls that have arrived and that wait for no time to pass.
+    busy: AtomicUsize,
+    /// Goes up with everything that happens, so that [`Emulator::settle`] sees whether something did.
+    activity: AtomicUsize,
+    /// Counts the calls of [`Emulator::reset`]; whoever waits on behalf of a call gives up when it changes.
+    generation: watch::Sender<u64>,
+    /// Whose turn it is to move a frozen clock: two who move it at once would end two timers where one was meant.
+    turn: tokio::sync::Mutex<()>,
+    rotation_began: Notify,
+}
+
+/// What is known of a call from the port that it came through.
+#[derive(Clone)]
+struct Port {
+    tag: Arc<str>,
+    environment: Arc<Environment>,
+}
+
+struct State {
+    secrets_manager: SecretsManager,
+    kosli: Kosli,
+    hook: Option<Arc<dyn Hook>>,
+    calls: Vec<Call>,
+    /// Effects that are still to come, by due time, then by the number of their call.
+    late: BTreeMap<(SystemTime, usize), Request<Bytes>>,
+}
+
+/// How often [`Emulator::settle`] lets all others run before it believes that nothing more will happen by itself. An
+/// answer passes through some ten tasks and polls of the sockets until it has become the client's next call.
+const QUIET_ROUNDS: usize = 32;
+
+/// Largest body that is read: a secret's value has 65,536 bytes at most, escaped sixfold in the worst case.
+const LARGEST_BODY: usize = 1 << 20;
+
+impl Emulator {
+    /// An emulator without secrets, keys, hook and sockets.
+    pub fn new(clock: Clock) -> Self {
+        Self(Arc::new(Shared {
+            state: Mutex::new(State::new(&clock)),
+            clock,
+            faults: FaultPlan::default(),
+            environment: Arc::default(),
+            busy: AtomicUsize::new(0),
+            activity: AtomicUsize::new(0),
+            generation: watch::Sender::new(0),
+            turn: tokio::sync::Mutex::new(()),
+            rotation_began: Notify::new(),
+        }))
+    }
+
+    /// Serves everything on one more port of the loopback interface (`0`: a free one), until the runtime ends.
+    ///
+    /// Calls that come through this port carry `tag`: this is how executions are told apart.
+    pub async fn listen(&self, tag: &str, port: u16) -> io::Result<SocketAddr> {
+        let (address, _) = self.listen_for(tag, port, self.0.environment.clone()).await?;
+        Ok(address)
+    }
+
+    /// The same, with a Runtime API of its own, and until the port is closed with the handle.
+    pub(crate) async fn listen_for(
+        &self,
+        tag: &str,
+        port: u16,
+        environment: Arc<Environment>,
+    ) -> io::Result<(SocketAddr, AbortHandle)> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
+        let address = listener.local_addr()?;
+        let emulator = self.clone();
+        let port = Port { tag: tag.into(), environment };
+        let accepting = tokio::spawn(async move {
+            loop {
+                match listener.accept().await {
+                    Ok((stream, _)) => drop(tokio::spawn(emulator.clone().serve(port.clone(), stream))),
+                    // Out of file descriptors, most likely: others have to close theirs first.
+                    Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+            }
+        });
+        Ok((address, accepting.abort_handle()))
+    }
+
+    /// The clock of both services.
+    pub fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    /// Looks at Secrets Manager, or changes it behind everybody's back.
+    pub fn with_secrets_manager<T>(&self, f: impl FnOnce(&mut SecretsManager) -> T) -> T {
+        f(&mut self.settled_state().secrets_manager)
+    }
+
+    /// Looks at Kosli, or changes it as a person at Kosli's web pages would.
+    pub fn with_kosli<T>(&self, f: impl FnOnce(&mut Kosli) -> T) -> T {
+        f(&mut self.settled_state().kosli)
+    }
+
+    /// Who is asked before and told after every call from now on.
+    pub fn set_hook(&self, hook: Arc<dyn Hook>) {
+        self.state().hook = Some(hook);
+    }
+
+    /// Faults that the calls to come meet, where the hook names none.
+    pub fn faults(&self) -> &FaultPlan {
+        &self.0.faults
+    }
+
+    /// All calls to both services so far, in the order of their arrival.
+    pub fn calls(&self) -> Vec<Call> {
+        self.settled_state().calls.clone()
+    }
+
+    /// Begins anew: no secrets, keys, calls, late effects, hook and faults, and the clock where it started.
+    ///
+    /// Sockets and idle connections stay, so that the same clients can go on. Calls that are being handled or never
+    /// answered end without any further effect, and their connections with them.
+    pub fn reset(&self) {
+        self.0.generation.send_modify(|generation| *generation += 1);
+        self.0.clock.rewind();
+        self.0.faults.clear();
+        let empty = State::new(&self.0.clock);
+        // The hook may be the last to hold something of the test's that calls back: it is dropped outside the lock.
+        let former = std::mem::replace(&mut *self.state(), empty);
+        drop(former);
+    }
+
+    /// Waits until `RotateSecret` has been called since the last time this returned.
+    pub async fn rotation_began(&self) {
+        self.0.rotation_began.notified().await;
+    }
+
+    /// Lets everything run that can, then moves a frozen clock to the moment at which its next timer ends. False where
+    /// no timer runs, and on a clock that follows the machine's.
+    ///
+    /// For who drives clients that sleep on the emulator's clock: `select!` the client's future against a loop of
+    /// this. It is exact on a runtime of one thread, where clients, server and this take turns.
+    pub async fn let_time_pass(&self) -> bool {
+        let _turn = self.0.turn.lock().await;
+        self.settle().await;
+        self.0.clock.is_frozen() && self.0.clock.fire_next_timer()
+    }
+
+    /// Waits until no call is being handled and nothing happens any more unless time passes.
+    pub async fn settle(&self) {
+        let mut quiet = 0;
+        let mut seen = self.0.activity.load(Ordering::SeqCst);
+        while quiet < QUIET_ROUNDS {
+            // On a runtime of one thread a yield lets every task run that is ready, and looks at the sockets.
+            tokio::task::yield_now().await;
+            let now = self.0.activity.load(Ordering::SeqCst);
+            quiet = if now == seen && self.0.busy.load(Ordering::SeqCst) == 0 { quiet + 1 } else { 0 };
+            seen = now;
+        }
+    }
+
+    pub(crate) fn environment(&self) -> &Environment {
+        &self.0.environment
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// The state, once the late effects that are due by now have happened.
+    fn settled_state(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state();
+        if state.apply_late_effects(self.0.clock.now()) {
+            self.0.rotation_began.notify_one();
+        }
+        state
+    }
+
+    /// Serves one connection.
+    async fn serve(self, port: Port, stream: TcpStream) {
+        // Answers are small and written at once: waiting for more would only add forty milliseconds.
+        let _ = stream.set_nodelay(true);
+        let service = service_fn(|request| Box::pin(self.clone().route(port.clone(), request)));
+        let mut connection = http1::Builder::new()
+            // Hyper would put in the machine's time.
+            .auto_date_header(false)
+            .serve_connection(TokioIo::new(stream), service);
+        let ended = poll_fn(|context| connection.poll_without_shutdown(context)).await;
+        let stream = connection.into_parts().io.into_inner();
+        // A reset instead of a farewell, where no answer is on its way any more: this is what a dropped connection looks
+        // like, and it leaves no socket in TIME_WAIT, neither here nor at a client that has closed first. Otherwise long
+        // test runs would use up all port numbers.
+        if ended.is_err() || stream.try_read(&mut [0]).is_ok_and(|read| read == 0) {
+            let _ = stream.set_zero_linger();
+        }
+    }
+
+    async fn route(self, port: Port, request: Request<Incoming>) -> Result<Response<Body>, Dropped> {
+        let reset = self.0.generation.subscribe();
+        let (head, body) = request.into_parts();
+        // The call counts as being handled from here on, or a clock might move while its body still arrives.
+        let busy = Busy::new(&self);
+        let Ok(body) = Limited::new(body, LARGEST_BODY).collect().await else {
+            return Ok(self.dated(json(StatusCode::PAYLOAD_TOO_LARGE, r#"{"message":"the body is too large"}"#)));
+        };
+        let request = Request::from_parts(head, body.to_bytes());
+        let path = request.uri().path();
+        if let Some(service) = Service::of(&request) {
+            return self.answer(busy, reset, port.tag, service, request).await;
+        }
+        drop(busy);
+        let answer = if path.starts_with(runtime_api::PREFIX) {
+            runtime_api::answer(&port.environment, &request).await
+        } else if path.starts_with(control::PREFIX) {
+            control::answer(&self, &request)
+        } else {
+            let text =
+                r#"{"message":"this is the emulator of Secrets Manager and Kosli: GET /_emulator says what there is"}"#;
+            json(StatusCode::NOT_FOUND, text)
+        };
+        Ok(self.dated(answer))
+    }
+
+    /// Has a call to one of the two services handled, and answers it or leaves it unanswered.
+    async fn answer(
+        self,
+        busy: Busy,
+        mut reset: watch::Receiver<u64>,
+        tag: Arc<str>,
+        service: Service,
+        request: Request<Bytes>,
+    ) -> Result<Response<Body>, Dropped> {
+        let replaced = reset.clone();
+        let answered = async {
+            // In a task of its own: if the client goes away, hyper drops *this* future.
+            let handling = tokio::spawn(self.clone().handle_unless_reset(busy, replaced, tag, service, request));
+            match handling.await {
+                Ok(Some(Reply::Answer(answer))) => Ok(self.dated(answer)),
+                Ok(Some(Reply::Cut(answer))) => Ok(Body::cut(answer)),
+                Ok(Some(Reply::Late(by, answer))) => {
+                    self.sleep(by).await;
+                    Ok(self.dated(answer))
+                }
+                Ok(Some(Reply::Silence)) => self.until_client_gives_up().await,
+                // The fault says so, or a reset, or a panic in a hook: it has been printed, and the client should not hang.
+                Ok(Some(Reply::Drop) | None) | Err(_) => Err(Dropped),
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = reset.changed() => Err(Dropped),
+            answer = answered => answer,
+        }
+    }
+
+    async fn handle_unless_reset(
+        self,
+        busy: Busy,
+        mut reset: watch::Receiver<u64>,
+        tag: Arc<str>,
+        service: Service,
+        request: Request<Bytes>,
+    ) -> Option<Reply> {
+        let reply = tokio::select! {
+            biased;
+            _ = reset.changed() => None,
+            reply = self.handle(&tag, service, request) => Some(reply),
+        };
+        drop(busy);
+        reply
+    }
+
+    /// Handles one call: see the top of this file.
+    async fn handle(&self, tag: &str, service: Service, request: Request<Bytes>) -> Reply {
+        let (mut call, hook) = {
+            let mut state = self.state();
+            let call = Call::new(state.calls.len() + 1, tag, service, &request, &state.kosli);
+            state.calls.push(call.clone());
+            (call, state.hook.clone())
+        };
+        let named = match &hook {
+            Some(hook) => hook.before(&call).await,
+            None => None,
+        };
+        call.fault = named.or_else(|| self.0.faults.fault_for(&call));
+
+        if call.fault == Some(Fault::KillBefore) {
+            hook.iter().for_each(|hook| hook.kill(&call));
+        }
+        let reply = {
+            let mut state = self.settled_state();
+            let answer = match call.fault.as_ref().map_or(Effect::Now, Fault::effect) {
+                Effect::Never => None,
+                Effect::Now => Some(state.apply(service, &request)),
+                Effect::Later(by) => {
+                    state.late.insert((self.0.clock.now() + by, call.number), request);
+                    None
+                }
+            };
+            if let Some(answer) = &answer {
+                call.note_effect(answer);
+            }
+            let reply = Reply::new(service, call.fault.as_ref(), answer);
+            call.status = reply.status();
+            if let Some(logged) = state.calls.get_mut(call.number - 1) {
+                logged.clone_from(&call);
+            }
+            reply
+        };
+        if call.begins_rotation() {
+            self.0.rotation_began.notify_one();
+        }
+        if call.fault == Some(Fault::KillAfter) {
+            hook.iter().for_each(|hook| hook.kill(&call));
+        }
+        hook.iter().for_each(|hook| hook.after(&call));
+        reply
+    }
+
+    /// Every answer says what time it is here, as the services' front ends do.
+    fn dated(&self, mut answer: Response<Bytes>) -> Response<Body> {
+        if !answer.headers().contains_key(header::DATE)
+            && let Ok(date) = httpdate::fmt_http_date(self.0.clock.now()).parse()
+        {
+            answer.headers_mut().insert(header::DATE, date);
+        }
+        answer.map(Body::whole)
+    }
+
+    /// Waits until `by` has passed on the clock; a frozen one is moved as soon as nothing else happens.
+    pub async fn sleep(&self, by: Duration) {
+        tokio::select! {
+            () = self.0.clock.timer(by) => {}
+            never = self.keep_time_moving() => match never {},
+        }
+    }
+
+    /// Waits until hyper drops this future because the client has closed the connection.
+    async fn until_client_gives_up(&self) -> ! {
+        match self.keep_time_moving().await {}
+    }
+
+    /// While a client waits for nothing but time, nobody else would move a frozen clock.
+    async fn keep_time_moving(&self) -> Infallible {
+        while self.0.clock.is_frozen() {
+            if !self.let_time_pass().await {
+                // The client's timer is still to come.
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+        pending().await
+    }
+}
+
+impl State {
+    fn new(clock: &Clock) -> Self {
+        Self {
+            secrets_manager: SecretsManager::new(clock.clone()),
+            kosli: Kosli::new(clock.clone()),
+            hook: None,
+            calls: Vec::new(),
+            late: BTreeMap::new(),
+        }
+    }
+
+    fn apply(&mut self, service: Service, request: &Request<Bytes>) -> Response<Bytes> {
+        match service {
+            Service::SecretsManager => self.secrets_manager.handle(request),
+            Service::Kosli => self.kosli.handle(request),
+        }
+    }
+
+    /// Lets the effects happen that are due by `now`. True if one of them was the beginning of a rotation.
+    fn apply_late_effects(&mut self, now: SystemTime) -> bool {
+        let mut begins_rotation = false;
+        while let Some(entry) = self.late.first_entry().filter(|entry| entry.key().0 <= now) {
+            let ((_, number), request) = entry.remove_entry();
+            let Some(service) = Service::of(&request) else { continue };
+            let answer = self.apply(service, &request);
+            if let Some(call) = self.calls.get_mut(number - 1) {
+                call.note_effect(&answer);
+                begins_rotation |= call.begins_rotation();
+            }
+        }
+        begins_rotation
+    }
+}
+
+/// Counts a call as being handled for as long as it lives.
+struct Busy(Emulator);
+
+impl Busy {
+    fn new(emulator: &Emulator) -> Self {
+        emulator.0.busy.fetch_add(1, Ordering::SeqCst);
+        emulator.0.activity.fetch_add(1, Ordering::SeqCst);
+        Self(emulator.clone())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.0.busy.fetch_sub(1, Ordering::SeqCst);
+        self.0.0.activity.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// There is no answer: hyper ends the connection.
+#[derive(Debug)]
+struct Dropped;
+
+impl std::fmt::Display for Dropped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the connection is dropped")
+    }
+}
+
+impl std::error::Error for Dropped {}
