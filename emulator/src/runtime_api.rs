@@ -64,6 +64,8 @@ pub type Outcome = Result<Value, FunctionError>;
 pub(crate) struct Environment {
     invocations: Mutex<Invocations>,
     arrived: Notify,
+    /// The process has reported that it cannot start: it is about to exit.
+    failed: AtomicBool,
 }
 
 #[derive(Default)]
@@ -150,6 +152,7 @@ impl Environment {
 
     /// The function cannot start: whatever it was started for fails with its reason.
     fn fail_all(&self, error: &FunctionError) -> Response<Bytes> {
+        self.failed.store(true, Ordering::SeqCst);
         let mut invocations = self.lock();
         let waiting = std::mem::take(&mut invocations.waiting).into_iter().map(|invocation| invocation.outcome);
         let running = std::mem::take(&mut invocations.running).into_iter().map(|(_, outcome)| outcome);
@@ -196,6 +199,9 @@ fn accepted() -> Response<Bytes> {
     json(StatusCode::ACCEPTED, r#"{"status":"OK"}"#)
 }
 
+/// Who is given a line of output.
+pub type OnLine = Arc<dyn Fn(&str) + Send + Sync>;
+
 /// A Lambda function: what is run, and under which configuration.
 #[derive(Clone)]
 pub struct Function {
@@ -203,12 +209,14 @@ pub struct Function {
     pub name: String,
     /// The custom-runtime executable.
     pub executable: PathBuf,
+    /// Its arguments: Lambda gives none, but an interpreter needs the name of its script.
+    pub arguments: Vec<String>,
     /// Configured environment variables. They win over those that the emulator sets.
     pub environment: Vec<(String, String)>,
     /// After this long an invocation fails and its process is killed.
     pub timeout: Duration,
     /// Is given every line that a process writes to its standard output or error.
-    pub on_line: Option<Arc<dyn Fn(&str) + Send + Sync>>,
+    pub on_line: Option<OnLine>,
 }
 
 impl Function {
@@ -217,6 +225,7 @@ impl Function {
         Self {
             name: "kosli-key-rotation".to_owned(),
             executable: executable.into(),
+            arguments: Vec::new(),
             environment: Vec::new(),
             timeout: DEFAULT_TIMEOUT,
             on_line: None,
@@ -352,7 +361,8 @@ impl Execution {
             if process.is_alive() {
                 return Ok(process);
             }
-            // Killed a moment ago, perhaps: its last lines belong before the first ones of its successor.
+            // It may still be about to end, and its last lines belong before the first ones of its successor.
+            process.kill();
             process.ended().await;
         }
         let environment = Arc::new(Environment::default());
@@ -370,6 +380,7 @@ impl Execution {
     ) -> io::Result<Process> {
         let endpoint = format!("http://{address}");
         let spawned = Command::new(&self.function.executable)
+            .args(&self.function.arguments)
             // Nothing of the emulator's own environment may reach the function.
             .env_clear()
             .envs(variables(&self.function, &address.to_string(), &endpoint))
@@ -421,7 +432,8 @@ impl Execution {
 
 impl Process {
     fn is_alive(&self) -> bool {
-        !self.killed.load(Ordering::SeqCst) && self.ended.borrow().is_none()
+        let failed = self.killed.load(Ordering::SeqCst) || self.environment.failed.load(Ordering::SeqCst);
+        !failed && self.ended.borrow().is_none()
     }
 
     /// Sends SIGKILL, unless the process has ended.

@@ -1,5 +1,7 @@
 //! The emulator at its sockets: the way of a call, hooks, every fault, and many cases on one set of sockets.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail at any line")]
+
 mod support;
 
 use std::sync::{Arc, Mutex};

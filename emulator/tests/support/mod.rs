@@ -11,21 +11,21 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// How long a client waits for an answer.
-pub const TIME_OUT: Duration = Duration::from_secs(5);
+pub(crate) const TIME_OUT: Duration = Duration::from_secs(5);
 
 /// Where frozen clocks stand: 2026-09-01 00:00:00 UTC.
-pub fn epoch() -> SystemTime {
+pub(crate) fn epoch() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_788_220_800)
 }
 
 /// A `ClientRequestToken`.
-pub fn token(number: u32) -> String {
+pub(crate) fn token(number: u32) -> String {
     format!("00000000-0000-4000-8000-{number:012}")
 }
 
 /// Why there is no answer that one could read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
+pub(crate) enum Failure {
     /// The connection ended before the first byte of an answer.
     Reset,
     /// The connection ended before the last byte.
@@ -35,52 +35,58 @@ pub enum Failure {
 }
 
 /// Keeps its connection while the server does.
-pub struct Client {
+pub(crate) struct Client {
     address: SocketAddr,
     clock: Clock,
     key: String,
-    pub time_out: Duration,
+    pub(crate) time_out: Duration,
     connection: Option<TcpStream>,
     head: String,
 }
 
 impl Client {
-    pub fn new(address: SocketAddr, clock: Clock) -> Self {
+    pub(crate) fn new(address: SocketAddr, clock: Clock) -> Self {
         Self { address, clock, key: String::new(), time_out: TIME_OUT, connection: None, head: String::new() }
     }
 
-    pub fn with_key(mut self, key: &str) -> Self {
+    pub(crate) fn with_key(mut self, key: &str) -> Self {
         self.set_key(key);
         self
     }
 
-    pub fn set_key(&mut self, key: &str) {
+    pub(crate) fn set_key(&mut self, key: &str) {
         key.clone_into(&mut self.key);
     }
 
     /// Another client with the same key.
-    pub fn another(&self) -> Self {
+    pub(crate) fn another(&self) -> Self {
         Self::new(self.address, self.clock.clone()).with_key(&self.key)
     }
 
-    pub fn at(self, address: SocketAddr) -> Self {
+    pub(crate) fn at(self, address: SocketAddr) -> Self {
         Self { address, ..self }
     }
 
-    pub async fn get(&mut self, path: &str) -> Result<(u16, Value), Failure> {
+    pub(crate) async fn get(&mut self, path: &str) -> Result<(u16, Value), Failure> {
         self.send("GET", path, &self.bearer(), "").await
     }
 
-    pub async fn post(&mut self, path: &str, body: &Value) -> Result<(u16, Value), Failure> {
+    pub(crate) async fn post(&mut self, path: &str, body: &Value) -> Result<(u16, Value), Failure> {
         self.send("POST", path, &self.bearer(), &body.to_string()).await
     }
 
     /// A header of the last answer, by its name in lower case.
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
     }
 
-    pub async fn send(&mut self, method: &str, path: &str, headers: &str, body: &str) -> Result<(u16, Value), Failure> {
+    pub(crate) async fn send(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &str,
+        body: &str,
+    ) -> Result<(u16, Value), Failure> {
         let clock = self.clock.clone();
         let time_out = self.time_out;
         let answer = tokio::select! {
@@ -140,7 +146,7 @@ impl Client {
 }
 
 /// Calls an operation of Secrets Manager.
-pub async fn aws(client: &mut Client, operation: &str, input: &Value) -> Result<(u16, Value), Failure> {
+pub(crate) async fn aws(client: &mut Client, operation: &str, input: &Value) -> Result<(u16, Value), Failure> {
     let headers = format!(
         "x-amz-target: secretsmanager.{operation}\r\ncontent-type: application/x-amz-json-1.1\r\n\
          authorization: AWS4-HMAC-SHA256 Credential=test\r\n"
@@ -149,7 +155,7 @@ pub async fn aws(client: &mut Client, operation: &str, input: &Value) -> Result<
 }
 
 /// How many sockets of this machine wait for stray packets of connections that have ended.
-pub fn sockets_in_time_wait() -> usize {
+pub(crate) fn sockets_in_time_wait() -> usize {
     const TIME_WAIT: &str = "06";
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
     table.lines().filter(|line| line.split_whitespace().nth(3) == Some(TIME_WAIT)).count()
