@@ -173,6 +173,32 @@ pub const FAULTS: &str = "refuse[:STATUS[:CODE][:retry-after=SECONDS][:message=T
     error-after[:STATUS], drop-before, drop-after, no-answer, no-answer-after, late:TIME, delay:TIME, garble, truncate, \
     incomplete, html[:STATUS], kill-before, kill-after";
 
+/// Every operation that a [`Rule`] may name: Kosli's, then Secrets Manager's.
+pub const OPERATIONS: [&str; 21] = [
+    "create",
+    "list",
+    "get",
+    "rotate",
+    "revoke",
+    "verify",
+    "CancelRotateSecret",
+    "CreateSecret",
+    "DeleteSecret",
+    "DescribeSecret",
+    "GetSecretValue",
+    "ListSecretVersionIds",
+    "ListSecrets",
+    "PutSecretValue",
+    "RestoreSecret",
+    "RotateSecret",
+    "TagResource",
+    "UntagResource",
+    "UpdateSecret",
+    "UpdateSecretVersionStage",
+    // A call that neither of the services knows.
+    "unknown",
+];
+
 /// Which calls meet a fault, and which fault. Written `OPERATION[#NUMBERS]=FAULT`.
 ///
 /// ```text
@@ -183,8 +209,7 @@ pub const FAULTS: &str = "refuse[:STATUS[:CODE][:retry-after=SECONDS][:message=T
 /// #7=kill-after                              the seventh call, whatever it is
 /// ```
 ///
-/// Operations are Secrets Manager's (`PutSecretValue`) and Kosli's (`create`, `list`, `get`, `rotate`, `revoke`,
-/// `verify`), in upper or lower case. Calls are counted from the moment at which the rule is added.
+/// Operations are listed in [`OPERATIONS`]. Calls are counted from the moment at which the rule is added.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// The operation; `None`: every call counts.
@@ -199,7 +224,7 @@ pub struct Rule {
 
 impl Rule {
     fn counts(&self, call: &Call) -> bool {
-        self.operation.as_ref().is_none_or(|operation| operation.eq_ignore_ascii_case(&call.operation))
+        self.operation.as_ref().is_none_or(|operation| *operation == call.operation)
     }
 
     fn covers(&self, nth: usize) -> bool {
@@ -238,8 +263,14 @@ impl FromStr for Rule {
                 return Err(in_rule(ParseError("name an operation, a call's number, or both before the \"=\"".into())));
             }
             "" => None,
-            name if name.chars().all(|c| c.is_ascii_alphabetic()) => Some(name.to_owned()),
-            name => return Err(in_rule(ParseError(format!("\"{name}\" is not the name of an operation")))),
+            name if OPERATIONS.contains(&name) => Some(name.to_owned()),
+            name => {
+                // A step's name, most often: createSecret is none of the calls.
+                let operations = OPERATIONS.join(", ");
+                return Err(in_rule(ParseError(format!(
+                    "\"{name}\" is not an operation; operations are {operations}"
+                ))));
+            }
         };
         Ok(Self { operation, first, last, fault: fault.parse().map_err(in_rule)? })
     }

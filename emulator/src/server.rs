@@ -18,7 +18,7 @@ use std::future::{pending, poll_fn};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
@@ -51,7 +51,7 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// It is told about calls to Secrets Manager and Kosli only, never about the Runtime API or the control pages.
 pub trait Hook: Send + Sync {
     /// Before anything happens. It may wait (so that a test can put the calls of two executions into any order), and it
-    /// may name a fault that the call shall meet.
+    /// may name a fault that the call shall meet. While it waits the call counts as being handled: a frozen clock stands.
     fn before<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Option<Fault>> {
         let _ = call;
         Box::pin(std::future::ready(None))
@@ -192,7 +192,8 @@ impl Emulator {
     /// Begins anew: no secrets, keys, calls, late effects, hook and faults, and the clock where it started.
     ///
     /// Sockets and idle connections stay, so that the same clients can go on. Calls that are being handled or never
-    /// answered end without any further effect, and their connections with them.
+    /// answered end without any further effect, and their connections with them. A request that is still on its way has
+    /// no effect either, provided that its client (its future, its process) has been dropped before.
     pub fn reset(&self) {
         self.0.generation.send_modify(|generation| *generation += 1);
         self.0.clock.rewind();
@@ -253,7 +254,11 @@ impl Emulator {
     async fn serve(self, port: Port, stream: TcpStream) {
         // Answers are small and written at once: waiting for more would only add forty milliseconds.
         let _ = stream.set_nodelay(true);
-        let service = service_fn(|request| Box::pin(self.clone().route(port.clone(), request)));
+        let generation = AtomicU64::new(0);
+        let service = service_fn(|request| {
+            let known = generation.swap(*self.0.generation.borrow(), Ordering::SeqCst);
+            Box::pin(self.clone().route(port.clone(), known, request))
+        });
         let mut connection = http1::Builder::new()
             // Hyper would put in the machine's time.
             .auto_date_header(false)
@@ -268,7 +273,8 @@ impl Emulator {
         }
     }
 
-    async fn route(self, port: Port, request: Request<Incoming>) -> Result<Response<Body>, Dropped> {
+    /// Finds out whom a request is for. `known` is the generation of the request before it on this connection.
+    async fn route(self, port: Port, known: u64, request: Request<Incoming>) -> Result<Response<Body>, Dropped> {
         let reset = self.0.generation.subscribe();
         let (head, body) = request.into_parts();
         // The call counts as being handled from here on, or a clock might move while its body still arrives.
@@ -276,6 +282,11 @@ impl Emulator {
         let Ok(body) = Limited::new(body, LARGEST_BODY).collect().await else {
             return Ok(self.dated(json(StatusCode::PAYLOAD_TOO_LARGE, r#"{"message":"the body is too large"}"#)));
         };
+        if known != *reset.borrow() {
+            // The first request since a reset may have been on its way before it. Its client has gone then, and hyper,
+            // which listens for that while a request is handled, drops this future.
+            quiet_rounds().await;
+        }
         let request = Request::from_parts(head, body.to_bytes());
         let path = request.uri().path();
         if let Some(service) = Service::of(&request) {
@@ -456,6 +467,13 @@ impl State {
             }
         }
         begins_rotation
+    }
+}
+
+/// Lets everybody else run for a while.
+async fn quiet_rounds() {
+    for _ in 0..QUIET_ROUNDS {
+        tokio::task::yield_now().await;
     }
 }
 

@@ -228,6 +228,24 @@ async fn reset_begins_the_world_anew() {
     assert_eq!(gate.arrived.lock().unwrap().len(), 1, "the hook is gone");
 }
 
+/// A request that was on its way when the world began anew, on a connection of either age, has no effect.
+#[tokio::test]
+async fn requests_of_dropped_clients_do_not_outlive_a_reset() {
+    for connected_before in [true, false] {
+        let mut world = World::new().await;
+        let mut stale = world.client.another();
+        if connected_before {
+            create_with(&mut stale).await.unwrap();
+        }
+        stale.send_and_go(KEYS, &json!({ "description": "stale" }));
+        world.begin_anew();
+        world.emulator.settle().await;
+        assert_eq!(world.emulator.calls(), [], "connected before: {connected_before}");
+        assert_eq!(world.create().await.map(|(status, _)| status), Ok(201));
+        assert_eq!(world.emulator.calls().len(), 1);
+    }
+}
+
 /// A hook that holds every call until it is told to let one go, and that writes down what it is told.
 #[derive(Default)]
 struct Gate {
@@ -344,7 +362,7 @@ fn rules_are_read_and_written_alike() {
         ("rotate#0=garble", "in \"rotate#0=garble\": \"#0\" does not number calls; write #1, #2..4 or #3.."),
         ("rotate#3..2=garble", "\"#3..2\" does not number calls"),
         ("=garble", "name an operation, a call's number, or both"),
-        ("ro tate=garble", "\"ro tate\" is not the name of an operation"),
+        ("createSecret=garble", "\"createSecret\" is not an operation; operations are create, list"),
         ("rotate=drop", "\"drop\" is not a fault; faults are refuse"),
         ("rotate=garble:1", "the fault garble takes nothing after it, not \":1\""),
         ("rotate=late", "\"\" is not a length of time; write 1500ms, 90s, 20m, 25h or 30d"),
@@ -360,7 +378,7 @@ fn rules_are_read_and_written_alike() {
 #[tokio::test]
 async fn rules_count_the_calls_they_are_about() {
     let mut world = World::new().await;
-    world.fault("CREATE#2=error-before:501");
+    world.fault("create#2=error-before:501");
     world.fault("#2..3=error-before:502");
     let mut seen = Vec::new();
     for _ in 0..4 {

@@ -32,7 +32,7 @@ pub struct Call {
     pub fault: Option<Fault>,
     /// The status that the service came to. `None`: the effect has not happened (yet).
     pub effect: Option<u16>,
-    /// What the service said: the error's type, or the id of the key or version that came to be.
+    /// What the service said: the error's type, or the id of the key or version that the request has not named itself.
     pub outcome: String,
     /// The status that the client is told. `None`: it gets no answer, or is still waiting for it.
     pub status: Option<u16>,
@@ -109,6 +109,10 @@ impl Call {
     pub(super) fn note_effect(&mut self, answer: &Response<Bytes>) {
         self.effect = Some(answer.status().as_u16());
         self.outcome = outcome(self.service, answer);
+        // What the request has named itself is not worth a second mention.
+        if self.outcome.split_once('=').is_some_and(|(_, id)| self.detail.contains(id)) {
+            self.outcome.clear();
+        }
     }
 
     /// Whether a rotation may have begun: a refusal, too, can begin an earlier one again.
@@ -149,7 +153,8 @@ fn detail(service: Service, request: &Request<Bytes>) -> String {
     for name in SHOWN {
         let value = match &body[name] {
             Value::Null => continue,
-            Value::String(text) => Cow::Borrowed(text.as_str()),
+            // Of an ARN the end, which has six random characters more than the name.
+            Value::String(text) => Cow::Borrowed(text.split_once(":secret:").map_or(text.as_str(), |(_, end)| end)),
             Value::Array(items) => Cow::Owned(items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(",")),
             other => Cow::Owned(other.to_string()),
         };

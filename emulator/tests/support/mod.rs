@@ -1,7 +1,9 @@
 //! A client that shows exactly what comes over the wire: no retries, no pool, and a time-out on the emulator's clock.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail at any line")]
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -102,6 +104,19 @@ impl Client {
             return Ok((status, Value::Null));
         }
         Ok((status, serde_json::from_slice(&body).map_err(|_| Failure::NotJson)?))
+    }
+
+    /// Sends a request at once, and ends the connection without waiting for anything.
+    pub(crate) fn send_and_go(self, path: &str, body: &Value) {
+        let bearer = self.bearer();
+        let mut connection = match self.connection {
+            Some(connection) => connection.into_std().unwrap(),
+            None => std::net::TcpStream::connect(self.address).unwrap(),
+        };
+        let body = body.to_string();
+        let length = body.len();
+        write!(connection, "POST {path} HTTP/1.1\r\nhost: test\r\n{bearer}content-length: {length}\r\n\r\n{body}")
+            .unwrap();
     }
 
     fn bearer(&self) -> String {
