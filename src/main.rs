@@ -1,3 +1,50 @@
-//! The Lambda function's executable.
+//! The Lambda function's executable: the only file that reads the environment.
 
-fn main() {}
+use std::env;
+use std::sync::Arc;
+
+use aws_config::BehaviorVersion;
+use kosli_key_rotation::clock::SystemClock;
+use kosli_key_rotation::config::Config;
+use kosli_key_rotation::error::RotationError;
+use kosli_key_rotation::http_client::{self, SdkHttpClient};
+use kosli_key_rotation::kosli::Kosli;
+use kosli_key_rotation::log;
+use kosli_key_rotation::rotation::Function;
+use kosli_key_rotation::secrets_manager::SecretsManager;
+use lambda_runtime::tower::util::MapRequestLayer;
+use lambda_runtime::{Diagnostic, LambdaEvent, LambdaInvocation, Runtime, service_fn};
+use serde_json::Value;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), lambda_runtime::Error> {
+    let variable = |name: &str| env::var(name).ok();
+    log::init(variable);
+    // A function that cannot be set up stays up, to say so to every invocation.
+    let function = &function(variable).await;
+    let handler = service_fn(async |event: LambdaEvent<Value>| -> Result<Value, Diagnostic> {
+        let function = function.as_ref().map_err(|error| error.clone())?;
+        Ok(function.handle(&event.payload, event.context.deadline()).await?)
+    });
+    Runtime::new(handler).layer(MapRequestLayer::new(json_or_null)).run().await
+}
+
+async fn function(variable: impl Fn(&str) -> Option<String>) -> Result<Function, RotationError> {
+    let config = Config::from_vars(variable)?;
+    let client = http_client::new()?;
+    let aws = aws_config::defaults(BehaviorVersion::latest()).http_client(SdkHttpClient(client.clone())).load().await;
+    Ok(Function {
+        kosli: Kosli::new(client, config.host.clone()),
+        secrets_manager: SecretsManager::new(&aws),
+        config,
+        clock: Arc::new(SystemClock),
+    })
+}
+
+/// Lambda sends JSON. Should something else ever arrive, the handler has the words for it, and not the runtime.
+fn json_or_null(mut invocation: LambdaInvocation) -> LambdaInvocation {
+    if serde_json::from_slice::<Value>(&invocation.body).is_err() {
+        invocation.body = "null".into();
+    }
+    invocation
+}

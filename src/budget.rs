@@ -1,0 +1,122 @@
+//! The invocation's time: every call has a time-out, every retry a bound, and all of it ends before the deadline.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::clock::Clock;
+
+/// What is kept back at the end of an invocation, to answer before Lambda kills the process.
+const ANSWER_RESERVE: Duration = Duration::from_millis(1_500);
+
+/// The pauses between two attempts of a call that may be repeated; a seventh attempt is the last.
+const BACKOFF: [Duration; 6] = [
+    Duration::from_millis(200),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+    Duration::from_secs(8),
+];
+
+/// The longest `Retry-After` that is waited for inside a step; after a longer one the step fails, to be retried.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(20);
+
+/// No new attempt begins later than this after the first: time-outs in a row must not use up the invocation.
+const RETRY_WINDOW: Duration = Duration::from_secs(25);
+
+/// Less time than this is not worth another attempt.
+const SHORTEST_ATTEMPT: Duration = Duration::from_secs(1);
+
+/// What of an invocation's time is left.
+#[derive(Clone)]
+pub struct Budget {
+    clock: Arc<dyn Clock>,
+    started: SystemTime,
+    deadline: SystemTime,
+}
+
+/// The time-out passed before the call had ended.
+#[derive(Debug)]
+pub struct TimedOut(
+    /// The time-out.
+    pub Duration,
+);
+
+/// An error that can say whether the call may simply be made again.
+pub trait Repeatable {
+    /// `None`: a repetition is wrong or pointless. Otherwise how long the service asked to be left alone, often zero.
+    fn repeat_after(&self) -> Option<Duration>;
+}
+
+impl Budget {
+    /// The budget of an invocation that starts now and that Lambda ends at `deadline`.
+    pub fn new(clock: Arc<dyn Clock>, deadline: SystemTime) -> Self {
+        let started = clock.now();
+        Self { clock, started, deadline }
+    }
+
+    /// The time now, on the clock that everything here goes by.
+    pub fn now(&self) -> SystemTime {
+        self.clock.now()
+    }
+
+    /// How long this invocation may last in all. This is the function's time-out, less the little that passed before the
+    /// handler was called.
+    pub fn function_timeout(&self) -> Duration {
+        self.deadline.duration_since(self.started).unwrap_or_default()
+    }
+
+    /// What is left, less the reserve for the answer.
+    pub fn remaining(&self) -> Duration {
+        self.deadline.duration_since(self.now()).unwrap_or_default().saturating_sub(ANSWER_RESERVE)
+    }
+
+    /// Makes one call, for `limit` at the most and never past the deadline.
+    ///
+    /// # Errors
+    /// [`TimedOut`], when the call has been given up. Its effect may still come.
+    pub async fn call<T>(&self, limit: Duration, call: impl Future<Output = T>) -> Result<T, TimedOut> {
+        let limit = limit.min(self.remaining());
+        tokio::select! {
+            biased;
+            result = call => Ok(result),
+            () = self.clock.timer(limit) => Err(TimedOut(limit)),
+        }
+    }
+
+    /// Waits, if there is room for the wait and for something after it. False: there is not, and no time has passed.
+    #[must_use]
+    pub async fn pause(&self, duration: Duration) -> bool {
+        if self.remaining() < duration + SHORTEST_ATTEMPT {
+            return false;
+        }
+        self.clock.pause(duration).await;
+        true
+    }
+
+    /// Repeats a call that may be repeated, with growing, jittered pauses, until it succeeds, fails for good, or the
+    /// attempts or the time are used up.
+    ///
+    /// # Errors
+    /// The last attempt's error.
+    pub async fn retry<T, E: Repeatable>(&self, mut call: impl AsyncFnMut() -> Result<T, E>) -> Result<T, E> {
+        let first = self.now();
+        let mut pauses = BACKOFF.iter();
+        loop {
+            let error = match call().await {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            let (Some(asked), Some(&backoff)) = (error.repeat_after(), pauses.next()) else { return Err(error) };
+            let elapsed = self.now().duration_since(first).unwrap_or_default();
+            if asked > LONGEST_RETRY_AFTER || elapsed > RETRY_WINDOW {
+                return Err(error);
+            }
+            // Full pauses keep many secrets of one account in step with each other; the jitter spreads them.
+            let pause = asked.max(backoff.mul_f64(0.5 + fastrand::f64() / 2.0));
+            if !self.pause(pause).await {
+                return Err(error);
+            }
+        }
+    }
+}

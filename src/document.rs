@@ -1,0 +1,287 @@
+//! The secret's value: three shapes, read without loss and edited in place.
+//!
+//! A value is never taken apart and put together again: the key and the key id are replaced inside the text, and all the
+//! rest of it, to the last digit and space, is what the user wrote.
+
+use std::fmt;
+use std::ops::Range;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::identity::{ApiKey, KeyId};
+
+/// A value of a secret: one version's.
+#[derive(Debug)]
+pub struct Document {
+    text: SecretString,
+    shape: Shape,
+    key: ApiKey,
+    key_span: Range<usize>,
+    key_id_span: Option<Range<usize>>,
+    org: Option<String>,
+    service_account: Option<String>,
+    key_id: Option<String>,
+}
+
+/// How the user keeps the key.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Shape {
+    /// JSON with `api_key`, `org`, `service_account`, `key_id`.
+    ApiKey,
+    /// JSON with `KOSLI_API_TOKEN`, `KOSLI_ORG`, `KOSLI_SERVICE_ACCOUNT`, `KOSLI_API_KEY_ID`.
+    Environment,
+    /// The key's value alone.
+    Plain,
+}
+
+/// Why a value is in none of the three shapes. No text of the value is in it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct DocumentError(String);
+
+/// The most that Secrets Manager stores, in bytes.
+/// Source: <https://docs.aws.amazon.com/secretsmanager/latest/userguide/reference_limits.html>
+const LARGEST_VALUE: usize = 65_536;
+
+/// The field names of a JSON shape: key, organization, service account, key id.
+const API_KEY_FIELDS: [&str; 4] = ["api_key", "org", "service_account", "key_id"];
+const ENVIRONMENT_FIELDS: [&str; 4] = ["KOSLI_API_TOKEN", "KOSLI_ORG", "KOSLI_SERVICE_ACCOUNT", "KOSLI_API_KEY_ID"];
+
+impl Document {
+    /// Reads a value.
+    ///
+    /// # Errors
+    /// What is wrong with the shape, naming the field.
+    pub fn parse(text: SecretString) -> Result<Self, DocumentError> {
+        let trimmed = text.expose_secret().trim();
+        if trimmed.starts_with(['{', '[', '"']) {
+            return Self::parse_json(text);
+        }
+        let Some(key) = ApiKey::parse(trimmed) else {
+            return Err(DocumentError(format!(
+                "is neither JSON nor a plain key: one run of 1 to {} visible ASCII characters",
+                ApiKey::LONGEST
+            )));
+        };
+        let key_span = 0..text.expose_secret().len();
+        let (org, service_account, key_id) = (None, None, None);
+        Ok(Self { text, shape: Shape::Plain, key, key_span, key_id_span: None, org, service_account, key_id })
+    }
+
+    fn parse_json(text: SecretString) -> Result<Self, DocumentError> {
+        let json = text.expose_secret();
+        // The error of the JSON parser is dropped: it can quote the value.
+        let Object(fields) = serde_json::from_str(json)
+            .map_err(|_| DocumentError("begins like JSON and is not one well-formed JSON object".to_owned()))?;
+        let has = |names: &[&str]| fields.iter().any(|(field, _)| names.contains(&field.as_str()));
+        let (shape, [key, org, service_account, key_id]) = match (has(&API_KEY_FIELDS), has(&ENVIRONMENT_FIELDS)) {
+            (true, true) => {
+                return Err(DocumentError(format!(
+                    "has fields of two shapes: use {} or {}, not some of both",
+                    API_KEY_FIELDS.join(", "),
+                    ENVIRONMENT_FIELDS.join(", ")
+                )));
+            }
+            (false, true) => (Shape::Environment, ENVIRONMENT_FIELDS),
+            (_, false) => (Shape::ApiKey, API_KEY_FIELDS),
+        };
+        let key_field = field(&fields, key)?.filter(|(text, _)| !text.expose_secret().is_empty());
+        let Some((key_text, key_raw)) = key_field else {
+            return Err(DocumentError(match shape {
+                Shape::Environment => format!("has no `{key}`"),
+                _ => format!("has neither `{}` nor `{}`", API_KEY_FIELDS[0], ENVIRONMENT_FIELDS[0]),
+            }));
+        };
+        let key_value = ApiKey::parse(key_text.expose_secret())
+            .ok_or_else(|| DocumentError(format!("has a `{key}` that is not one run of visible ASCII characters")))?;
+        let span = |raw: &RawValue| {
+            // `raw` is borrowed from `json`, so its address tells where it stands in it.
+            let start = raw.get().as_ptr() as usize - json.as_ptr() as usize;
+            start..start + raw.get().len()
+        };
+        let key_span = span(key_raw);
+        let key_id_span = fields.iter().find(|(name, _)| name == key_id).map(|(_, raw)| span(raw));
+        let plain = |name| -> Result<Option<String>, DocumentError> {
+            Ok(field(&fields, name)?.map(|(text, _)| text.expose_secret().to_owned()).filter(|text| !text.is_empty()))
+        };
+        let (org, service_account, key_id) = (plain(org)?, plain(service_account)?, plain(key_id)?);
+        Ok(Self { shape, key: key_value, key_span, key_id_span, org, service_account, key_id, text })
+    }
+
+    /// The key.
+    pub fn key(&self) -> &ApiKey {
+        &self.key
+    }
+
+    /// The shape.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// What the value says of the organization; as written, not validated.
+    pub fn org(&self) -> Option<&str> {
+        self.org.as_deref()
+    }
+
+    /// What the value says of the service account; as written, not validated.
+    pub fn service_account(&self) -> Option<&str> {
+        self.service_account.as_deref()
+    }
+
+    /// What the value says of the key's id; as written, not validated.
+    pub fn key_id(&self) -> Option<&str> {
+        self.key_id.as_deref()
+    }
+
+    /// Whether the value has a field for the key's id, be it empty. One that has not keeps the id as a staging label.
+    pub fn has_key_id_field(&self) -> bool {
+        self.key_id_span.is_some()
+    }
+
+    /// The same value with another key and key id.
+    pub fn with_key(&self, key: &ApiKey, id: &KeyId) -> SecretString {
+        let quoted = |text: &str| SecretString::from(serde_json::Value::from(text).to_string());
+        if self.shape == Shape::Plain {
+            return SecretString::from(key.expose());
+        }
+        let mut edits = vec![(self.key_span.clone(), quoted(key.expose()))];
+        edits.extend(self.key_id_span.clone().map(|span| (span, quoted(id.as_str()))));
+        edits.sort_by_key(|(span, _)| span.start);
+        let old = self.text.expose_secret();
+        // Large enough from the start: a buffer that grows leaves unwiped copies behind.
+        let mut new =
+            String::with_capacity(old.len() + edits.iter().map(|(_, text)| text.expose_secret().len()).sum::<usize>());
+        let mut end = 0;
+        for (span, text) in &edits {
+            new.push_str(&old[end..span.start]);
+            new.push_str(text.expose_secret());
+            end = span.end;
+        }
+        new.push_str(&old[end..]);
+        SecretString::from(new)
+    }
+
+    /// Whether the value with the longest key and key id would still be stored by Secrets Manager (promise I2).
+    pub fn has_room(&self) -> bool {
+        let kept = match self.shape {
+            Shape::Plain => 0,
+            _ => self.text.expose_secret().len(),
+        };
+        // Room for a key and an id several times longer than any that Kosli has issued, not for the longest thinkable:
+        // that would refuse secrets for a key that never comes.
+        const NEW_KEY_AND_ID: usize = 1_024;
+        kept + NEW_KEY_AND_ID <= LARGEST_VALUE
+    }
+}
+
+impl fmt::Display for DocumentError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The fields of a JSON object in their order, each value as a piece of the text.
+struct Object<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Object<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Object<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(field) = map.next_entry::<String, &'de RawValue>()? {
+                    fields.push(field);
+                }
+                Ok(Object(fields))
+            }
+        }
+        deserializer.deserialize_map(Fields)
+    }
+}
+
+/// A text field and where it stands; `null` is as good as absent.
+fn field<'a>(
+    fields: &[(String, &'a RawValue)],
+    name: &str,
+) -> Result<Option<(SecretString, &'a RawValue)>, DocumentError> {
+    let mut found = fields.iter().filter(|(field, _)| field == name);
+    let Some((_, raw)) = found.next() else { return Ok(None) };
+    if found.next().is_some() {
+        return Err(DocumentError(format!("has `{name}` twice")));
+    }
+    let text: Option<String> =
+        serde_json::from_str(raw.get()).map_err(|_| DocumentError(format!("has a `{name}` that is not a string")))?;
+    Ok(text.map(|text| (SecretString::from(text), *raw)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Document, DocumentError> {
+        Document::parse(SecretString::from(text))
+    }
+
+    fn replaced(text: &str) -> String {
+        let document = parse(text).expect("valid");
+        let (key, id) = (ApiKey::parse("n\"ew").expect("valid"), KeyId::parse("id-2").expect("valid"));
+        document.with_key(&key, &id).expose_secret().to_owned()
+    }
+
+    #[test]
+    fn only_the_key_and_its_id_change() {
+        assert_eq!(
+            replaced(
+                "{ \"z\": 12345678901234567890,\n\t\"key_id\" : \"id-1\", \"n\":2.50, \"e\": 1E400, \"x\": null,\
+                 \"u\": \"\\u00e9é\", \"api_key\":\"o\\u006cd\", \"d\": {\"api_key\": \"inner\"}, \"z\": 1 }\n"
+            ),
+            "{ \"z\": 12345678901234567890,\n\t\"key_id\" : \"id-2\", \"n\":2.50, \"e\": 1E400, \"x\": null,\
+             \"u\": \"\\u00e9é\", \"api_key\":\"n\\\"ew\", \"d\": {\"api_key\": \"inner\"}, \"z\": 1 }\n"
+        );
+        assert_eq!(replaced(r#"{"KOSLI_API_TOKEN":"old"}"#), r#"{"KOSLI_API_TOKEN":"n\"ew"}"#);
+        assert_eq!(replaced(r#"{"key_id":null,"api_key":"old"}"#), r#"{"key_id":"id-2","api_key":"n\"ew"}"#);
+        assert_eq!(replaced("  old\n"), "n\"ew");
+    }
+
+    #[test]
+    fn identity_is_read_as_far_as_it_is_there() {
+        let document = parse(r#"{"api_key":"k","org":"acme","service_account":"","key_id":null}"#).expect("valid");
+        assert_eq!((document.org(), document.service_account(), document.key_id()), (Some("acme"), None, None));
+        assert!(document.has_key_id_field());
+        let document = parse(r#"{"KOSLI_API_TOKEN":"k","KOSLI_ORG":"acme"}"#).expect("valid");
+        assert_eq!((document.shape(), document.has_key_id_field()), (Shape::Environment, false));
+    }
+
+    #[test]
+    fn a_value_in_no_shape_says_what_is_wrong_and_nothing_of_itself() {
+        for (text, why) in [
+            ("", "neither JSON nor a plain key"),
+            ("two canaries", "neither JSON nor a plain key"),
+            ("canaryé", "neither JSON nor a plain key"),
+            ("{\"api_key\":\"canary\"", "begins like JSON"),
+            ("[\"canary\"]", "begins like JSON"),
+            ("\"canary\"", "begins like JSON"),
+            ("{\"api_key\":\"canary\"} x", "begins like JSON"),
+            ("{\"org\":\"canary\"}", "has neither `api_key` nor `KOSLI_API_TOKEN`"),
+            ("{\"KOSLI_ORG\":\"canary\"}", "has no `KOSLI_API_TOKEN`"),
+            ("{\"api_key\":\"\"}", "has neither"),
+            ("{\"api_key\":null}", "has neither"),
+            ("{\"api_key\":17}", "`api_key` that is not a string"),
+            ("{\"api_key\":\"canary\",\"org\":[\"canary\"]}", "`org` that is not a string"),
+            ("{\"api_key\":\"canary\",\"api_key\":\"canary\"}", "`api_key` twice"),
+            ("{\"api_key\":\"canary\",\"KOSLI_API_TOKEN\":\"canary\"}", "two shapes"),
+            ("{\"api_key\":\"ca nary\"}", "not one run of visible ASCII"),
+        ] {
+            let error = parse(text).expect_err(text).to_string();
+            assert!(error.contains(why), "{text}: {error}");
+            assert!(!error.contains("canary"), "{error}");
+        }
+    }
+}

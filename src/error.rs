@@ -1,0 +1,210 @@
+//! The one error type of the function: a stable word for machines, and a text that tells the operator what to do.
+
+use std::fmt;
+use std::time::SystemTime;
+
+use lambda_runtime::Diagnostic;
+
+use crate::clock::rfc3339;
+
+/// Declares the kinds once: the enum, its words and the list that the runbook is checked against.
+macro_rules! error_kinds {
+    ($($(#[$doc:meta])* $kind:ident,)*) => {
+        /// What went wrong. The variant's name is the `errorType` of the answer: stable, so that alarms can name it.
+        /// The README's runbook has a row for each.
+        #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+        #[non_exhaustive]
+        pub enum ErrorKind { $($(#[$doc])* $kind,)* }
+
+        impl ErrorKind {
+            /// Every kind, in the order of the runbook.
+            pub const ALL: &[Self] = &[$(Self::$kind,)*];
+
+            /// The `errorType` word.
+            pub fn word(self) -> &'static str {
+                match self { $(Self::$kind => stringify!($kind),)* }
+            }
+        }
+    };
+}
+
+error_kinds! {
+    /// An environment variable of the function is malformed. Nothing works until it is corrected.
+    InvalidConfiguration,
+    /// The event is not one that Secrets Manager sends.
+    InvalidEvent,
+    /// There is no such secret, or the function may not see that it exists.
+    SecretNotFound,
+    /// The secret has no value under `AWSCURRENT` yet.
+    NoCurrentValue,
+    /// Rotation is not switched on for this secret.
+    RotationNotEnabled,
+    /// The version that the event names is not part of the secret.
+    TokenNotStaged,
+    /// The version that the event names does not carry `AWSPENDING` (any more).
+    TokenNotPending,
+    /// The secret's value is not one of the three shapes.
+    InvalidSecret,
+    /// A tag of the secret is malformed.
+    InvalidTag,
+    /// Organization, service account or key id is missing, or not a valid name.
+    InvalidIdentity,
+    /// Two places name different organizations, service accounts or keys.
+    IdentityConflict,
+    /// `KOSLI_SERVICE_ACCOUNTS` does not permit this service account.
+    NotPermitted,
+    /// The new version would not fit: too many staging labels, or too large.
+    NoRoom,
+    /// Nobody says which of the account's keys the secret holds.
+    KeyIdUnknown,
+    /// The secret's key id is not on the service account, though its key works.
+    KeyNotOnAccount,
+    /// The secret's key does not work, though its key id is on the service account.
+    KeyIdMismatch,
+    /// The secret's key does not work and there is no admin key that could make a new one.
+    CurrentKeyDead,
+    /// The admin secret cannot be read, or is in no shape that holds a key.
+    InvalidAdminSecret,
+    /// Kosli does not accept the admin key.
+    AdminKeyDead,
+    /// Kosli accepts the key, but not for what had to be done with it.
+    KosliForbidden,
+    /// Kosli refused a call for another reason.
+    KosliRefused,
+    /// Kosli could not be reached, or had no proper answer, for long enough to give up.
+    KosliUnavailable,
+    /// A key may have been minted whose answer was lost. The next attempt looks for it.
+    MintUnclear,
+    /// A key was minted and its value could not be stored. The next attempt replaces it.
+    StoreFailed,
+    /// Another execution of this rotation may be about to store its key.
+    TwinExecution,
+    /// Another execution stored a key that this one has put in its grace period.
+    PendingKeyDying,
+    /// The version under `AWSPENDING` has no value.
+    PendingValueMissing,
+    /// The key under `AWSPENDING` does not work.
+    PendingKeyDead,
+    /// The version under `AWSPENDING` holds the current key.
+    PendingIsCurrent,
+    /// `AWSCURRENT` moved to another version while this step ran.
+    CurrentMoved,
+    /// `AWSCURRENT` has moved, and what should follow could not be done.
+    CleanUpIncomplete,
+    /// Secrets Manager (or KMS) refused a call.
+    SecretsManagerRefused,
+    /// Secrets Manager could not be reached, or had no proper answer, for long enough to give up.
+    SecretsManagerUnavailable,
+    /// Too little of the invocation's time was left.
+    OutOfTime,
+}
+
+/// A step that failed: what is wrong, what was changed, what to do.
+///
+/// It holds no key material: whatever is put into it is made of ids, labels, status codes and our own words.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RotationError {
+    kind: ErrorKind,
+    what: String,
+    changed: String,
+    action: String,
+    current_key_dies: Option<Death>,
+}
+
+/// When the key under `AWSCURRENT` dies, and how that is known.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Death {
+    /// This invocation has begun its grace period, or sees that it was begun.
+    Known(SystemTime),
+    /// Worked out from the age of the pending version.
+    Estimated(SystemTime),
+}
+
+impl RotationError {
+    /// An error before anything was changed; see [`RotationError::after`] for the others.
+    pub fn new(kind: ErrorKind, what: impl Into<String>, action: impl Into<String>) -> Self {
+        Self {
+            kind,
+            what: what.into(),
+            changed: "Nothing was changed.".to_owned(),
+            action: action.into(),
+            current_key_dies: None,
+        }
+    }
+
+    /// The same error, after something was changed.
+    #[must_use]
+    pub fn after(mut self, changed: impl Into<String>) -> Self {
+        self.changed = changed.into();
+        self
+    }
+
+    /// The same error, with the instant at which the key under `AWSCURRENT` dies (promise I7).
+    #[must_use]
+    pub fn current_key_dies(mut self, at: Option<SystemTime>) -> Self {
+        self.current_key_dies = self.current_key_dies.or(at.map(Death::Known));
+        self
+    }
+
+    /// The same, where the instant can only be worked out.
+    #[must_use]
+    pub fn current_key_dies_about(mut self, at: SystemTime) -> Self {
+        self.current_key_dies = self.current_key_dies.or(Some(Death::Estimated(at)));
+        self
+    }
+
+    /// The same error, in the clean-up after `AWSCURRENT` has moved: the rotation is safe, and only the rest is missing.
+    #[must_use]
+    pub fn after_promotion(self) -> Self {
+        Self {
+            kind: ErrorKind::CleanUpIncomplete,
+            what: format!(
+                "The new key is current, and the clean-up after it failed: {} ({}).",
+                self.what,
+                self.kind.word()
+            ),
+            changed: "AWSCURRENT has moved to the new version.".to_owned(),
+            action: format!(
+                "{} finishSecret does the clean-up again whenever it is called for this version.",
+                self.action
+            ),
+            current_key_dies: None,
+        }
+    }
+
+    /// What to do.
+    pub(crate) fn action(&self) -> &str {
+        &self.action
+    }
+
+    /// The kind, and with it the `errorType`.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for RotationError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.what, self.changed, self.action)?;
+        match self.current_key_dies {
+            Some(Death::Known(at)) => {
+                write!(f, " The key under AWSCURRENT works until {}: complete a rotation before then.", rfc3339(at))
+            }
+            Some(Death::Estimated(at)) => write!(
+                f,
+                " The key under AWSCURRENT is in its grace period, if its successor was minted by this rotation, and works \
+                 until about {}: complete a rotation before then.",
+                rfc3339(at)
+            ),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for RotationError {}
+
+impl From<RotationError> for Diagnostic {
+    fn from(error: RotationError) -> Self {
+        Self { error_type: error.kind.word().to_owned(), error_message: error.to_string() }
+    }
+}

@@ -1,0 +1,137 @@
+//! One HTTP client and one TLS stack, for Kosli and for the SDK.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_smithy_runtime_api::client::http::{
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
+};
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+use aws_smithy_runtime_api::client::result::ConnectorError;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::body::SdkBody;
+use reqwest::redirect::Policy;
+
+use crate::error::{ErrorKind, RotationError};
+
+/// How long a TCP connection and its TLS handshake may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// An idle connection is not used again after this long: a frozen Lambda's connections are dead when it thaws, and a request
+/// on a dead connection has an unclear outcome.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Far above every answer that Secrets Manager gives: a value has at most 64 KiB.
+const LARGEST_ANSWER: usize = 1 << 20;
+
+/// Makes the client.
+///
+/// Redirects are never followed: a key goes to the configured host and to nobody else. Nothing is retried here: whoever calls
+/// knows which call may be repeated.
+///
+/// # Errors
+/// [`ErrorKind::InvalidConfiguration`], when the additional certificates named by `SSL_CERT_FILE` cannot be used.
+pub fn new() -> Result<reqwest::Client, RotationError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| unusable(&error))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .redirect(Policy::none())
+        .retry(reqwest::retry::never())
+        .connect_timeout(CONNECT_TIMEOUT)
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .build()
+        .map_err(|error| unusable(&error))
+}
+
+fn unusable(error: &dyn fmt::Display) -> RotationError {
+    RotationError::new(
+        ErrorKind::InvalidConfiguration,
+        format!("The HTTP client cannot be set up: {error}."),
+        "Correct the function's configuration.",
+    )
+}
+
+/// The client as the SDK wants it.
+#[derive(Clone, Debug)]
+pub struct SdkHttpClient(pub reqwest::Client);
+
+impl HttpClient for SdkHttpClient {
+    fn http_connector(&self, settings: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
+        SharedHttpConnector::new(Connector { client: self.0.clone(), read_timeout: settings.read_timeout() })
+    }
+}
+
+#[derive(Debug)]
+struct Connector {
+    client: reqwest::Client,
+    read_timeout: Option<Duration>,
+}
+
+impl HttpConnector for Connector {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let client = self.client.clone();
+        let read_timeout = self.read_timeout;
+        HttpConnectorFuture::new(async move {
+            let mut request = into_reqwest(request)?;
+            *request.timeout_mut() = read_timeout;
+            let mut response = client.execute(request).await.map_err(failure)?;
+            let mut answer = http::Response::builder().status(response.status());
+            if let Some(headers) = answer.headers_mut() {
+                std::mem::swap(headers, response.headers_mut());
+            }
+            let body = read_bounded(response, LARGEST_ANSWER).await.map_err(|error| match error {
+                BodyError::Broken(error) => failure(error),
+                BodyError::TooLarge => ConnectorError::other("the answer is too large".into(), None),
+            })?;
+            let answer = answer.body(SdkBody::from(body)).map_err(|error| ConnectorError::other(error.into(), None))?;
+            HttpResponse::try_from(answer).map_err(|error| ConnectorError::other(error.into(), None))
+        })
+    }
+}
+
+fn into_reqwest(request: HttpRequest) -> Result<reqwest::Request, ConnectorError> {
+    let request = request.try_into_http1x().map_err(|error| ConnectorError::user(error.into()))?;
+    let (parts, body) = request.into_parts();
+    // Every request of this service has its body in memory.
+    let body = body.bytes().map(<[u8]>::to_vec).unwrap_or_default();
+    reqwest::Request::try_from(http::Request::from_parts(parts, body))
+        .map_err(|error| ConnectorError::user(error.into()))
+}
+
+fn failure(error: reqwest::Error) -> ConnectorError {
+    let never_connected = error.is_connect();
+    let failure =
+        if error.is_timeout() { ConnectorError::timeout(error.into()) } else { ConnectorError::io(error.into()) };
+    if never_connected { failure.never_connected() } else { failure }
+}
+
+/// Why a body could not be read.
+#[derive(Debug)]
+pub enum BodyError {
+    /// The connection broke.
+    Broken(reqwest::Error),
+    /// There was more of it than allowed.
+    TooLarge,
+}
+
+/// Reads a body of at most `limit` bytes.
+///
+/// # Errors
+/// See [`BodyError`]; the rest of the body is not read.
+pub async fn read_bounded(mut response: reqwest::Response, limit: usize) -> Result<Vec<u8>, BodyError> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(BodyError::Broken)? {
+        if body.len() + chunk.len() > limit {
+            return Err(BodyError::TooLarge);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}

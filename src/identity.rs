@@ -1,0 +1,200 @@
+//! Who a key belongs to: organization, service account, key id, and which of them this function may touch.
+
+use std::fmt;
+
+use reqwest::header::HeaderValue;
+use secrecy::{ExposeSecret, SecretString};
+
+/// A Kosli organization and one of its service accounts; both are valid names.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Account {
+    /// The organization.
+    pub org: Name,
+    /// The service account, which owns the keys.
+    pub name: Name,
+}
+
+/// The name of an organization or of a service account.
+///
+/// Kosli's own rule for service accounts is `^[a-zA-Z0-9-]{1,64}$` (its Terraform provider); organizations may also have
+/// `_` and, inside, `.`. Whatever the rule will be, nothing that means something in a URL gets through.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Name(String);
+
+/// The public id of a key: opaque, but fit for a URL's path segment and for a staging label.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct KeyId(String);
+
+/// The value of a key. It never prints itself, and it is wiped when dropped.
+#[derive(Clone)]
+pub struct ApiKey(SecretString);
+
+/// `org/name` patterns, with `*` for any run of characters: what this function may rotate, create for, or revoke.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Permitted(Vec<(String, String)>);
+
+impl Account {
+    /// Whether two accounts are the same one.
+    pub fn same(&self, other: &Self) -> bool {
+        self == other
+    }
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.org, self.name)
+    }
+}
+
+impl Name {
+    const LONGEST: usize = 64;
+
+    /// `None`: not a valid name.
+    pub fn parse(text: &str) -> Option<Self> {
+        let valid = (1..=Self::LONGEST).contains(&text.len())
+            && !text.starts_with('.')
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
+        valid.then(|| Self(text.to_owned()))
+    }
+
+    /// What a valid name looks like, for error texts.
+    pub const RULE: &'static str = "1 to 64 letters, digits, '-', '_' or '.'";
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl KeyId {
+    /// A label is `kosli-key-id:` and the id, and has 256 characters at most.
+    const LONGEST: usize = 200;
+
+    /// `None`: not a valid id.
+    pub fn parse(text: &str) -> Option<Self> {
+        let valid = (1..=Self::LONGEST).contains(&text.len())
+            && !text.starts_with('.')
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~' | b':'));
+        valid.then(|| Self(text.to_owned()))
+    }
+
+    /// What a valid id looks like, for error texts.
+    pub const RULE: &'static str = "1 to 200 letters, digits, '-', '_', '.', '~' or ':'";
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl ApiKey {
+    /// Far above any key that Kosli has issued, and small enough for a header and for a secret.
+    pub const LONGEST: usize = 4_096;
+
+    /// `None`: not one run of visible ASCII. The text is not repeated anywhere.
+    pub fn parse(text: &str) -> Option<Self> {
+        let valid = (1..=Self::LONGEST).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        valid.then(|| Self(SecretString::from(text)))
+    }
+
+    /// Whether both are the same key.
+    pub fn same(&self, other: &Self) -> bool {
+        self.expose() == other.expose()
+    }
+
+    /// The value: for the `Authorization` header and the secret's document, and nothing else.
+    pub(crate) fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+
+    /// The `Authorization` header's value, marked sensitive so that the HTTP client does not print it either.
+    pub(crate) fn bearer(&self) -> Option<HeaderValue> {
+        // `HeaderValue` copies the text into memory of its own, which is freed but not wiped: out of our hands.
+        let text = SecretString::from(format!("Bearer {}", self.expose()));
+        let mut value = HeaderValue::from_str(text.expose_secret()).ok()?;
+        value.set_sensitive(true);
+        Some(value)
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ApiKey(redacted)")
+    }
+}
+
+impl Permitted {
+    /// Reads a comma-separated list of patterns; `None`: malformed or empty.
+    pub fn parse(text: &str) -> Option<Self> {
+        let valid = |part: &str| {
+            !part.is_empty()
+                && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'*'))
+        };
+        text.split(',')
+            .map(|pattern| {
+                let (org, name) = pattern.trim().split_once('/')?;
+                (valid(org) && valid(name)).then(|| (org.to_owned(), name.to_owned()))
+            })
+            .collect::<Option<Vec<_>>>()
+            .map(Self)
+    }
+
+    /// Whether one of the patterns matches.
+    pub fn allows(&self, account: &Account) -> bool {
+        self.0.iter().any(|(org, name)| glob(org, account.org.as_str()) && glob(name, account.name.as_str()))
+    }
+}
+
+/// Whether `text` matches `pattern`, in which `*` stands for any run of characters, none included.
+fn glob(pattern: &str, text: &str) -> bool {
+    let Some((before, after)) = pattern.split_once('*') else { return pattern == text };
+    let Some(rest) = text.strip_prefix(before) else { return false };
+    (0..=rest.len()).any(|start| rest.get(start..).is_some_and(|rest| glob(after, rest)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account(org: &str, name: &str) -> Account {
+        Account { org: Name::parse(org).expect("valid"), name: Name::parse(name).expect("valid") }
+    }
+
+    #[test]
+    fn a_star_stands_for_any_run_of_characters_in_either_part() {
+        let acme_ci = account("acme", "ci-deploy");
+        for pattern in ["*/*", "acme/*", "acme/ci-*", "*/ci-deploy", "a*e/*-*y", "other/x, acme/ci-deploy"] {
+            assert!(Permitted::parse(pattern).expect("valid").allows(&acme_ci), "{pattern}");
+        }
+        for pattern in ["acme/ci", "acm/*", "*/deploy", "ACME/*", "acme/ci-*x"] {
+            assert!(!Permitted::parse(pattern).expect("valid").allows(&acme_ci), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn a_malformed_pattern_is_refused_as_a_whole() {
+        for pattern in ["", "acme", "acme/", "/ci", "acme/ci,", "acme/ci/x", "acme/c i", "acme/ci;*/*"] {
+            assert_eq!(Permitted::parse(pattern), None, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn a_key_never_prints_itself() {
+        let key = ApiKey::parse("made-up-key-value").expect("valid");
+        assert_eq!(format!("{key:?} {:?}", key.bearer()), "ApiKey(redacted) Some(Sensitive)");
+    }
+}

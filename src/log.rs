@@ -1,0 +1,33 @@
+//! The log: one line per decision, in the format and from the level that Lambda's logging controls ask for.
+//!
+//! Only this crate's own lines are written below WARN, whatever the level: other crates' traces may show whole requests and
+//! events, and a key or a `RotationToken` must not be in a log at any level (promise I5).
+
+use tracing::Level;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+
+/// Sets the log up for the process.
+///
+/// `AWS_LAMBDA_LOG_LEVEL`: TRACE, DEBUG, INFO (the default), WARN, ERROR or FATAL. `AWS_LAMBDA_LOG_FORMAT`: `JSON`, or text.
+/// Source: <https://docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs-log-level.html>
+pub fn init(lookup: impl Fn(&str) -> Option<String>) {
+    let level = match lookup("AWS_LAMBDA_LOG_LEVEL").unwrap_or_default().to_ascii_uppercase().as_str() {
+        "FATAL" => LevelFilter::ERROR,
+        level => level.parse().unwrap_or(LevelFilter::INFO),
+    };
+    let targets = Targets::new()
+        .with_target(env!("CARGO_CRATE_NAME"), level)
+        .with_default(level.min(LevelFilter::from_level(Level::WARN)));
+    let json = lookup("AWS_LAMBDA_LOG_FORMAT").is_some_and(|format| format.eq_ignore_ascii_case("json"));
+    let lines = tracing_subscriber::fmt::layer().with_ansi(false);
+    // A second call, in tests, keeps the first one's subscriber.
+    let _ = if json {
+        let lines = lines.json().flatten_event(true).with_current_span(true).with_span_list(false);
+        tracing::subscriber::set_global_default(tracing_subscriber::registry().with(lines.with_filter(targets)))
+    } else {
+        tracing::subscriber::set_global_default(tracing_subscriber::registry().with(lines.with_filter(targets)))
+    };
+}

@@ -1,0 +1,475 @@
+//! The four steps: observe, decide, act. This module is what they share; each step has a file of its own.
+
+mod create_secret;
+mod credential;
+mod finish_secret;
+mod replacement;
+mod set_secret;
+mod test_secret;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use reqwest::StatusCode;
+use serde::Serialize;
+use serde_json::Value;
+use tracing::{error, info, warn};
+
+use crate::budget::Budget;
+use crate::clock::{Clock, rfc3339};
+use crate::config::Config;
+use crate::error::{ErrorKind, RotationError};
+use crate::event::{Event, RotationEvent, SecretId, Step, VersionId};
+use crate::identity::{Account, ApiKey, KeyId};
+use crate::kosli::{Acceptance, Caller, Kosli, KosliError, Listing};
+use crate::secrets_manager::{CURRENT, Description, PREVIOUS, SecretsManager, SecretsManagerError, Version, Which};
+use crate::staging::Standing;
+use credential::{Credential, KEY_ID_LABEL};
+
+/// The pauses between looks at Secrets Manager where something should be visible and is not: what was written a moment ago
+/// may not be readable yet.
+const STALE_VIEW_PAUSES: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
+
+/// A key that answers 401 is asked once more, this much later, before it counts as dead.
+const DEATH_PAUSES: [Duration; 1] = [Duration::from_secs(2)];
+
+/// A new key may take some seconds to be accepted everywhere.
+const ACCEPTANCE_PAUSES: [Duration; 4] =
+    [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
+
+/// The function: its configuration and its clients. It keeps nothing else between invocations.
+pub struct Function {
+    /// What the environment says.
+    pub config: Config,
+    /// Secrets Manager.
+    pub secrets_manager: SecretsManager,
+    /// Kosli.
+    pub kosli: Kosli,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Function {
+    /// Handles one invocation that Lambda ends at `deadline`. The answer is a small JSON object without key material.
+    ///
+    /// # Errors
+    /// A [`RotationError`]. Secrets Manager then tries the whole rotation again, with the same version id.
+    pub async fn handle(&self, event: &Value, deadline: SystemTime) -> Result<Value, RotationError> {
+        let answer = match Event::parse(event) {
+            Ok(Event::Rotation(event)) => self.step(&event, deadline).await.and_then(|answer| json(&answer)),
+            Ok(Event::Check { .. }) => Err(RotationError::new(
+                ErrorKind::InvalidEvent,
+                "checkSecret is not part of this version.",
+                "Rotate with the four steps.",
+            )),
+            Err(error) => Err(error),
+        };
+        // Errors are logged here, once.
+        if let Err(failure) = &answer {
+            error!(error_type = failure.kind().word(), "{failure}");
+        }
+        answer
+    }
+
+    async fn step(&self, event: &RotationEvent, deadline: SystemTime) -> Result<StepAnswer, RotationError> {
+        let invocation = Invocation { function: self, budget: Budget::new(Arc::clone(&self.clock), deadline), event };
+        info!(step = event.step.name(), secret_id = %event.secret_id, version_id = %event.token, "step begins");
+        // Boxed: the four steps side by side in one future are more than the compiler's layout depth.
+        let answer = match event.step {
+            Step::CreateSecret => Box::pin(create_secret::create_secret(&invocation)).await,
+            Step::SetSecret => Box::pin(set_secret::set_secret(&invocation)).await,
+            Step::TestSecret => Box::pin(test_secret::test_secret(&invocation)).await,
+            Step::FinishSecret => Box::pin(finish_secret::finish_secret(&invocation)).await,
+        }?;
+        for warning in &answer.warnings {
+            warn!("{warning}");
+        }
+        info!(step = event.step.name(), outcome = answer.outcome, "step succeeded");
+        Ok(answer)
+    }
+}
+
+fn json(answer: &impl Serialize) -> Result<Value, RotationError> {
+    serde_json::to_value(answer).map_err(|_| {
+        RotationError::new(
+            ErrorKind::InvalidEvent,
+            "The answer cannot be written as JSON.",
+            "This is a bug: report it.",
+        )
+    })
+}
+
+/// What a step did.
+#[derive(Debug, Serialize)]
+pub struct StepAnswer {
+    step: &'static str,
+    secret_id: String,
+    version_id: String,
+    /// What was done, in one word.
+    outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replaced_key_id: Option<String>,
+    /// Until when the key under `AWSCURRENT` goes on working.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    current_key_dies_at: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    revoked_key_ids: Vec<String>,
+    /// With immediate revocation: `dead`, `alive` or `cannot tell`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    old_key: Option<&'static str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
+}
+
+/// One invocation for one step.
+struct Invocation<'a> {
+    function: &'a Function,
+    budget: Budget,
+    event: &'a RotationEvent,
+}
+
+/// What a step looks at before it decides, read side by side.
+struct View {
+    description: Description,
+    standing: Standing,
+    /// The event's version; `None`: it has no value (yet).
+    token: Option<Version>,
+    /// The version under `AWSCURRENT`, where it was asked for and is another one than the event's.
+    current: Option<Version>,
+    /// The version under `AWSPREVIOUS`, where it was asked for.
+    previous: Option<Version>,
+    /// The admin key, where it was asked for and one is configured.
+    admin: Option<AdminKey>,
+}
+
+/// What a step needs to see beyond labels and the event's version.
+#[derive(Clone, Copy, Default)]
+struct Needs {
+    current: bool,
+    previous: bool,
+    admin: bool,
+    /// The step comes after `createSecret`: the event's version should have a value.
+    token_value: bool,
+}
+
+/// The admin key and the secret that it comes from.
+struct AdminKey {
+    secret_arn: String,
+    key: ApiKey,
+}
+
+/// A key that may list, rotate, create and revoke.
+struct Authority {
+    key: ApiKey,
+    role: Role,
+}
+
+/// Which key a call was made with: the first thing to know when Kosli refuses it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Role {
+    Admin,
+    Current,
+    New,
+}
+
+impl Role {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Admin => "the admin key",
+            Self::Current => "the secret's own key (self-rotation)",
+            Self::New => "the new key (self-rotation)",
+        }
+    }
+}
+
+impl Invocation<'_> {
+    fn secret(&self) -> &SecretId {
+        &self.event.secret_id
+    }
+
+    fn token(&self) -> &VersionId {
+        &self.event.token
+    }
+
+    fn kosli<'a>(&'a self, key: &'a ApiKey) -> Caller<'a> {
+        self.function.kosli.with(&self.budget, key)
+    }
+
+    fn answer(&self, outcome: &'static str) -> StepAnswer {
+        StepAnswer {
+            step: self.event.step.name(),
+            secret_id: self.event.secret_id.to_string(),
+            version_id: self.event.token.to_string(),
+            outcome,
+            key_id: None,
+            replaced_key_id: None,
+            current_key_dies_at: None,
+            revoked_key_ids: Vec::new(),
+            old_key: None,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Reads what the step needs, side by side, and again while what should be visible is not.
+    async fn observe(&self, needs: Needs) -> Result<View, RotationError> {
+        let mut pauses = STALE_VIEW_PAUSES.iter();
+        loop {
+            let (description, token, current, previous, admin) = tokio::join!(
+                self.function.secrets_manager.describe(&self.budget, self.secret()),
+                self.read(Which::Id(self.token())),
+                read_if(needs.current, self.read(Which::Label(CURRENT))),
+                read_if(needs.previous, self.read(Which::Label(PREVIOUS))),
+                self.admin_key(needs.admin),
+            );
+            let description = description.map_err(|error| self.aws_failed(&error))?;
+            let (token, current, previous) = (token?, current?, previous?);
+            let standing = Standing::of(&description, self.token());
+            let settled = match &standing {
+                Err(_) => false,
+                Ok(Standing::Current { .. }) => true,
+                Ok(Standing::Pending { current: holder }) => {
+                    let seen = current.as_ref().map(|version| &version.id);
+                    (!needs.current || seen == Some(holder)) && (token.is_some() || !needs.token_value)
+                }
+            };
+            if !settled
+                && let Some(&pause) = pauses.next()
+                && self.budget.pause(pause).await
+            {
+                continue;
+            }
+            let standing = standing?;
+            let current = current.filter(|version| version.id != *self.token());
+            if let Standing::Pending { current: holder } = &standing
+                && needs.current
+                && current.as_ref().is_none_or(|version| version.id != *holder)
+            {
+                return Err(current_unreadable(current.as_ref(), holder));
+            }
+            return Ok(View { description, standing, token, current, previous, admin: admin? });
+        }
+    }
+
+    async fn read(&self, which: Which<'_>) -> Result<Option<Version>, RotationError> {
+        self.function
+            .secrets_manager
+            .read(&self.budget, self.secret(), which)
+            .await
+            .map_err(|error| self.aws_failed(&error))
+    }
+
+    async fn admin_key(&self, needed: bool) -> Result<Option<AdminKey>, RotationError> {
+        let Some(secret) = self.function.config.admin_secret.as_ref().filter(|_| needed) else { return Ok(None) };
+        let invalid = |what: String, action: &str| {
+            RotationError::new(ErrorKind::InvalidAdminSecret, format!("The admin secret {secret} {what}."), action)
+        };
+        let version = self
+            .function
+            .secrets_manager
+            .read(&self.budget, secret, Which::Label(CURRENT))
+            .await
+            .map_err(|error| match error {
+                SecretsManagerError::Refused { .. } => invalid(
+                    format!("cannot be read ({error})"),
+                    "Allow the function's role secretsmanager:GetSecretValue on it (and kms:Decrypt on its key).",
+                ),
+                SecretsManagerError::Unclear { .. } => self.aws_failed(&error),
+            })?
+            .ok_or_else(|| {
+                invalid(
+                    "does not exist or has no value".to_owned(),
+                    "Correct KOSLI_ADMIN_SECRET_ID, or put the admin key into the secret.",
+                )
+            })?;
+        let key = credential::admin_key(&version).map_err(|what| {
+            invalid(what, "It holds the admin key: a plain string, or JSON with `api_key` or `KOSLI_API_TOKEN`.")
+        })?;
+        Ok(Some(AdminKey { secret_arn: version.arn, key }))
+    }
+
+    /// The admin key, or the secret's own where there is none.
+    fn authority(&self, admin: Option<AdminKey>, own: &ApiKey, own_role: Role) -> Authority {
+        match admin {
+            Some(admin) => Authority { key: admin.key, role: Role::Admin },
+            None => Authority { key: own.clone(), role: own_role },
+        }
+    }
+
+    /// Refuses accounts that `KOSLI_SERVICE_ACCOUNTS` does not permit. Nothing has been sent to Kosli before this.
+    fn permit(&self, account: &Account) -> Result<(), RotationError> {
+        if self.function.config.permitted.allows(account) {
+            return Ok(());
+        }
+        Err(RotationError::new(
+            ErrorKind::NotPermitted,
+            format!("The secret names the service account {account}, which this function may not touch."),
+            "Permit it in the function's KOSLI_SERVICE_ACCOUNTS, or correct the secret.",
+        ))
+    }
+
+    /// Lists the account's keys. A key that answers 401 is asked once more before it counts as dead.
+    async fn list(&self, account: &Account, authority: &Authority) -> Result<Listing, RotationError> {
+        let kosli = self.kosli(&authority.key);
+        let mut listing = kosli.list(account).await;
+        if matches!(listing, Err(KosliError::Refused { status: StatusCode::UNAUTHORIZED, .. }))
+            && self.budget.pause(DEATH_PAUSES[0]).await
+        {
+            listing = kosli.list(account).await;
+        }
+        listing.map_err(|error| kosli_failed(&error, authority.role, &format!("listing the keys of {account}")))
+    }
+
+    /// The ids of the keys that labelled versions hold; those of `known` versions need no read. A version that does not
+    /// parse is ignored.
+    async fn held_key_ids(
+        &self,
+        description: &Description,
+        known: &[&Credential],
+    ) -> Result<Vec<KeyId>, RotationError> {
+        let mut held: Vec<KeyId> = known.iter().filter_map(|credential| credential.key_id.clone()).collect();
+        for (version, labels) in &description.versions {
+            if known.iter().any(|credential| credential.version == *version) {
+                continue;
+            }
+            held.extend(labels.iter().filter_map(|label| label.strip_prefix(KEY_ID_LABEL)).filter_map(KeyId::parse));
+            if let Some(version) = self.read(Which::Id(version)).await? {
+                held.extend(Credential::parse(&version, description, "a label").ok().and_then(|held| held.key_id));
+            }
+        }
+        Ok(held)
+    }
+
+    /// Authenticates with a key.
+    async fn accepts(
+        &self,
+        account: &Account,
+        key: &ApiKey,
+        whose: &str,
+        pauses: &[Duration],
+    ) -> Result<Acceptance, RotationError> {
+        self.kosli(key).accepts(&account.org, pauses).await.map_err(|error| {
+            let what = format!(
+                "Whether Kosli accepts {whose} cannot be told: reading the environments of {}, {error}.",
+                account.org
+            );
+            match error {
+                KosliError::Refused { status, .. } if !matches!(status.as_u16(), 409 | 429) => RotationError::new(
+                    if status == StatusCode::FORBIDDEN { ErrorKind::KosliForbidden } else { ErrorKind::KosliRefused },
+                    what,
+                    "Check that the organization is right and that the service account may read its environments.",
+                ),
+                _ => RotationError::new(ErrorKind::KosliUnavailable, what, TRY_AGAIN),
+            }
+        })
+    }
+
+    /// An error of Secrets Manager in words for the operator.
+    fn aws_failed(&self, error: &SecretsManagerError) -> RotationError {
+        let operation = error.operation();
+        let secret = self.secret();
+        match error {
+            SecretsManagerError::Unclear { .. } => RotationError::new(
+                ErrorKind::SecretsManagerUnavailable,
+                format!("Secrets Manager failed: {error}."),
+                TRY_AGAIN,
+            ),
+            _ if error.is_not_found() => RotationError::new(
+                ErrorKind::SecretNotFound,
+                format!("There is no secret {secret} ({error})."),
+                "Check SecretId, account and region.",
+            ),
+            _ if error.is("AccessDeniedException") && error.to_string().contains("KMS") => RotationError::new(
+                ErrorKind::SecretsManagerRefused,
+                format!("The secret's KMS key may not be used: {error}."),
+                format!("Allow the function's role kms:Decrypt and kms:GenerateDataKey on the key of {secret}."),
+            ),
+            _ if error.is("AccessDeniedException") => RotationError::new(
+                ErrorKind::SecretsManagerRefused,
+                format!("The function's role lacks a permission: {error}."),
+                format!("Allow it {operation} on {secret}."),
+            ),
+            _ => RotationError::new(
+                ErrorKind::SecretsManagerRefused,
+                format!("Secrets Manager refused a call: {error}."),
+                "What it says has to be corrected; the rotation can then be tried again.",
+            ),
+        }
+    }
+}
+
+/// What to do about something that may pass.
+const TRY_AGAIN: &str =
+    "Secrets Manager tries the rotation again within its window; or call `aws secretsmanager rotate-secret`.";
+
+async fn read_if<T>(
+    wanted: bool,
+    read: impl Future<Output = Result<Option<T>, RotationError>>,
+) -> Result<Option<T>, RotationError> {
+    if wanted { read.await } else { Ok(None) }
+}
+
+fn current_unreadable(seen: Option<&Version>, holder: &VersionId) -> RotationError {
+    match seen {
+        Some(_) => RotationError::new(
+            ErrorKind::CurrentMoved,
+            format!("AWSCURRENT was on the version {holder} and then on another one."),
+            TRY_AGAIN,
+        ),
+        None => RotationError::new(
+            ErrorKind::NoCurrentValue,
+            "The version under AWSCURRENT has no value.",
+            "Put a key in (`aws secretsmanager put-secret-value`), then rotate again.",
+        ),
+    }
+}
+
+/// An error of Kosli in words for the operator: which key, which call.
+fn kosli_failed(error: &KosliError, role: Role, call: &str) -> RotationError {
+    let what = format!("Kosli did not do what was asked ({call}, with {}): {error}.", role.name());
+    match error {
+        KosliError::Refused { status: StatusCode::UNAUTHORIZED, .. } if role == Role::Admin => RotationError::new(
+            ErrorKind::AdminKeyDead,
+            format!(
+                "{what} The admin key is not accepted: it was revoked, or it expired (every Kosli key does within a year)."
+            ),
+            "Put a working admin key into the secret that KOSLI_ADMIN_SECRET_ID names, then rotate again. The secret's own \
+             key is not used in its place.",
+        ),
+        KosliError::Refused { status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, .. } => RotationError::new(
+            ErrorKind::KosliForbidden,
+            what,
+            match role {
+                Role::Admin => {
+                    "Give the admin key's service account a role that may manage the keys of other accounts (Admin)."
+                }
+                _ => {
+                    "A key that may not rotate itself (or not any more, in its grace period) needs an admin key: set \
+                      KOSLI_ADMIN_SECRET_ID."
+                }
+            },
+        ),
+        KosliError::Refused { status: StatusCode::CONFLICT | StatusCode::TOO_MANY_REQUESTS, .. }
+        | KosliError::NotSent(_)
+        | KosliError::Unclear(_) => RotationError::new(ErrorKind::KosliUnavailable, what, TRY_AGAIN),
+        KosliError::Refused { status: StatusCode::NOT_FOUND, .. } => RotationError::new(
+            ErrorKind::KosliRefused,
+            what,
+            "Check organization, service account and KOSLI_HOST: on this host there may be no such account.",
+        ),
+        KosliError::Refused { .. } => {
+            RotationError::new(ErrorKind::KosliRefused, what, "What Kosli says has to be corrected; then rotate again.")
+        }
+    }
+}
+
+/// A key id for an answer.
+fn shown(id: &KeyId) -> Option<String> {
+    Some(id.to_string())
+}
+
+/// An instant for an answer.
+fn instant(at: Option<SystemTime>) -> Option<String> {
+    at.map(rfc3339)
+}

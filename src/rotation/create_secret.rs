@@ -1,0 +1,180 @@
+//! `createSecret`: mint the new key and store it, once.
+
+use tracing::info;
+
+use super::credential::{Credential, KEY_ID_LABEL};
+use super::replacement::{Replacement, Stored};
+use super::{ACCEPTANCE_PAUSES, DEATH_PAUSES, Invocation, Needs, Role, StepAnswer, TRY_AGAIN, View, instant, shown};
+use crate::error::{ErrorKind, RotationError};
+use crate::event::VersionId;
+use crate::kosli::Acceptance;
+use crate::secrets_manager::{CURRENT, Description, MOST_LABELS, PENDING, PREVIOUS, Version};
+use crate::staging::Standing;
+
+/// Runs the step.
+///
+/// Everything that can be checked is checked before the mint (promise I2): labels, documents, tags, permitted accounts, whether
+/// the current key works and where it stands on the account, room for labels and value, and time.
+pub(super) async fn create_secret(invocation: &Invocation<'_>) -> Result<StepAnswer, RotationError> {
+    let needs = Needs { current: true, previous: true, admin: true, token_value: false };
+    let view = invocation.observe(needs).await?;
+    if matches!(view.standing, Standing::Current { .. }) {
+        return Ok(invocation.answer("already current"));
+    }
+    if !view.description.rotation_enabled {
+        return Err(RotationError::new(
+            ErrorKind::RotationNotEnabled,
+            "Rotation is not switched on for this secret.",
+            "Switch it on with `aws secretsmanager rotate-secret --rotation-lambda-arn …`.",
+        ));
+    }
+    let View { description, token: pending, current, previous, admin, .. } = view;
+    let policy = invocation.function.config.policy.with_tags(&description.tags)?;
+    let Some(current) = current else { return Err(super::current_unreadable(None, invocation.token())) };
+    let current = Credential::parse_replaced(&current, &description, invocation.token(), CURRENT)?;
+    invocation.permit(&current.account)?;
+    if let Some(pending) = pending {
+        return already_created(invocation, &current, &pending, &description).await;
+    }
+    let stale_labels = check_room(&current, &description)?;
+
+    // A previous version that does not parse is ignored: it is only looked at to learn more, never to act on it.
+    let previous = previous.and_then(|version| Credential::parse(&version, &description, PREVIOUS).ok());
+    let authority = invocation.authority(admin, current.key(), Role::Current);
+    let (acceptance, listing) = tokio::join!(
+        invocation.accepts(&current.account, current.key(), "the current key", &DEATH_PAUSES),
+        invocation.list(&current.account, &authority),
+    );
+    let alive = match (acceptance?, listing.is_err(), authority.role) {
+        (Acceptance::Accepted, _, _) => true,
+        // In self-rotation a dead key can do nothing, the list included: the incident, in words of its own.
+        (Acceptance::Dead, true, Role::Current) => return Err(dead_without_admin(&current)),
+        (Acceptance::Dead, _, _) => false,
+    };
+    let mut replacement = Replacement::new(invocation, &description, current, previous, authority, alive, policy);
+    let stored = replacement.mint_and_store(listing?, &stale_labels).await?;
+    match stored {
+        Stored::Ours(made) => {
+            info!(key_id = %made.id, how = made.how, "the new key is stored under AWSPENDING");
+            Ok(StepAnswer {
+                key_id: shown(&made.id),
+                replaced_key_id: made.replaced.as_ref().and_then(shown),
+                current_key_dies_at: instant(made.current_key_dies),
+                revoked_key_ids: made.revoked.iter().map(ToString::to_string).collect(),
+                warnings: made.warnings,
+                ..invocation.answer(made.how)
+            })
+        }
+        Stored::ByTwin(version) => {
+            let Replacement { current, .. } = replacement;
+            already_created(invocation, &current, &version, &description).await
+        }
+    }
+}
+
+/// The pending version has a value: from an earlier attempt, from a twin, or from somebody else. It is proven, not believed.
+async fn already_created(
+    invocation: &Invocation<'_>,
+    current: &Credential,
+    pending: &Version,
+    description: &Description,
+) -> Result<StepAnswer, RotationError> {
+    let pending = Credential::parse(pending, description, PENDING)?;
+    pending.same_account_as(current, [PENDING, CURRENT])?;
+    if pending.key().same(current.key()) {
+        return Err(pending_is_current(invocation));
+    }
+    match invocation.accepts(&pending.account, pending.key(), "the pending key", &ACCEPTANCE_PAUSES).await? {
+        Acceptance::Accepted => {
+            Ok(StepAnswer { key_id: pending.key_id.as_ref().and_then(shown), ..invocation.answer("already created") })
+        }
+        Acceptance::Dead => Err(pending_dead(invocation)),
+    }
+}
+
+/// Which labels can be removed before the mint, and whether there is room for the new version then (promise I2).
+fn check_room(current: &Credential, description: &Description) -> Result<Vec<(VersionId, String)>, RotationError> {
+    if !current.document.has_room() {
+        return Err(RotationError::new(
+            ErrorKind::NoRoom,
+            "The secret's value leaves less than 1 KiB of Secrets Manager's 64 KiB for the new key.",
+            "Shorten the value. Nothing was minted.",
+        ));
+    }
+    let in_use = |labels: &[String]| labels.iter().any(|label| matches!(label.as_str(), CURRENT | PENDING | PREVIOUS));
+    let stale: Vec<(VersionId, String)> = description
+        .versions
+        .iter()
+        .filter(|(_, labels)| !in_use(labels))
+        .flat_map(|(version, labels)| labels.iter().map(|label| (version.clone(), label.clone())))
+        .filter(|(_, label)| label.starts_with(KEY_ID_LABEL))
+        .collect();
+    let labels: usize = description.versions.values().map(Vec::len).sum();
+    // The promotion attaches AWSPREVIOUS where there is none yet.
+    let to_come =
+        usize::from(!current.document.has_key_id_field()) + usize::from(description.holder(PREVIOUS).is_none());
+    if labels - stale.len() + to_come > MOST_LABELS {
+        return Err(RotationError::new(
+            ErrorKind::NoRoom,
+            format!("The secret has {labels} staging labels, and Secrets Manager allows {MOST_LABELS}."),
+            "Remove labels of your own from its versions (`aws secretsmanager update-secret-version-stage`). Nothing was minted.",
+        ));
+    }
+    Ok(stale)
+}
+
+/// The incident that this function cannot heal alone, with the steps to do by hand.
+pub(super) fn dead_without_admin(current: &Credential) -> RotationError {
+    RotationError::new(
+        ErrorKind::CurrentKeyDead,
+        format!(
+            "Kosli does not accept the key under AWSCURRENT ({}): it was revoked or has expired, and there is no admin key to \
+             make a new one with.",
+            current.account
+        ),
+        format!(
+            "Make a key by hand (`kosli create api-key`, or Kosli's web pages) for the service account {}, put it with its id \
+             into the secret (`aws secretsmanager put-secret-value`), then rotate. To have this done by the function, set \
+             KOSLI_ADMIN_SECRET_ID.",
+            current.account
+        ),
+    )
+}
+
+/// The two command lines that clear a pending version *with* a value and begin again.
+fn begin_again(invocation: &Invocation<'_>) -> String {
+    let (secret, token) = (invocation.secret(), invocation.token());
+    format!(
+        "Clear it and begin again: `aws secretsmanager update-secret-version-stage --secret-id {secret} --version-stage \
+         AWSPENDING --remove-from-version-id {token}`, then `aws secretsmanager rotate-secret --secret-id {secret}`."
+    )
+}
+
+/// The pending version holds the current key: a left-over of a configuration test.
+pub(super) fn pending_is_current(invocation: &Invocation<'_>) -> RotationError {
+    RotationError::new(
+        ErrorKind::PendingIsCurrent,
+        "The version under AWSPENDING holds the current key: it is left over from a test of the configuration.",
+        begin_again(invocation),
+    )
+}
+
+/// The pending version's key is dead for good.
+pub(super) fn pending_dead(invocation: &Invocation<'_>) -> RotationError {
+    RotationError::new(
+        ErrorKind::PendingKeyDead,
+        "Kosli does not accept the key under AWSPENDING: it was revoked or has expired.",
+        format!("{} {TRY_AGAIN_AFTERWARDS}", begin_again(invocation)),
+    )
+}
+
+const TRY_AGAIN_AFTERWARDS: &str = "Trying this rotation again cannot succeed.";
+
+/// The pending version has no value, long after it should have.
+pub(super) fn pending_value_missing() -> RotationError {
+    RotationError::new(
+        ErrorKind::PendingValueMissing,
+        "The version under AWSPENDING has no value.",
+        format!("Do not remove its label; createSecret fills it. {TRY_AGAIN}"),
+    )
+}

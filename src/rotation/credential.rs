@@ -1,0 +1,185 @@
+//! A version's value together with whom it belongs to.
+
+use std::time::SystemTime;
+
+use crate::document::Document;
+use crate::error::{ErrorKind, RotationError};
+use crate::event::VersionId;
+use crate::identity::{Account, ApiKey, KeyId, Name};
+use crate::secrets_manager::{Description, PREVIOUS, Version};
+
+/// The prefix of the staging label that keeps the key id of a value without a field for it.
+pub(super) const KEY_ID_LABEL: &str = "kosli-key-id:";
+
+/// The tags that name what the value does not.
+const ORG_TAG: &str = "kosli:org";
+const SERVICE_ACCOUNT_TAG: &str = "kosli:service-account";
+const KEY_ID_TAG: &str = "kosli:key-id";
+
+/// A version of the secret, parsed: a key and whose it is.
+#[derive(Debug)]
+pub(super) struct Credential {
+    /// The version.
+    pub(super) version: VersionId,
+    /// When the version was made.
+    pub(super) created: SystemTime,
+    /// The value.
+    pub(super) document: Document,
+    /// Whose key it is.
+    pub(super) account: Account,
+    /// The key's id, where the value, a label or a tag names it.
+    pub(super) key_id: Option<KeyId>,
+}
+
+impl Credential {
+    /// Parses a version that a rotation of ours has made, or that is only compared: its key id is in the value or on a label.
+    ///
+    /// # Errors
+    /// What is wrong with the value or its identity; `role` names the version.
+    pub(super) fn parse(version: &Version, description: &Description, role: &str) -> Result<Self, RotationError> {
+        let invalid = |what: String| {
+            RotationError::new(
+                ErrorKind::InvalidSecret,
+                format!("The value under {role} {what}."),
+                "The README describes the three shapes of a secret. Correct the value, then rotate again.",
+            )
+        };
+        let Some(value) = version.value.clone() else {
+            return Err(invalid("is binary, and only strings are supported".to_owned()));
+        };
+        let document = Document::parse(value).map_err(|error| invalid(error.to_string()))?;
+        let tag = |name: &str| description.tags.get(name).map(String::as_str);
+        let account = Account {
+            org: name(document.org(), tag(ORG_TAG), "organization", ["org", "KOSLI_ORG", ORG_TAG], role)?,
+            name: name(
+                document.service_account(),
+                tag(SERVICE_ACCOUNT_TAG),
+                "service account",
+                ["service_account", "KOSLI_SERVICE_ACCOUNT", SERVICE_ACCOUNT_TAG],
+                role,
+            )?,
+        };
+        let labelled = version.labels.iter().find_map(|label| label.strip_prefix(KEY_ID_LABEL));
+        let key_id = match document.key_id().or(labelled) {
+            Some(id) => Some(KeyId::parse(id).ok_or_else(|| invalid_key_id(role))?),
+            None => None,
+        };
+        Ok(Self { version: version.id.clone(), created: version.created, document, account, key_id })
+    }
+
+    /// Parses the version that is being replaced: its key id may also come from the tag, as long as no rotation of ours has
+    /// attached a label, after which the tag is stale.
+    ///
+    /// # Errors
+    /// Like [`Credential::parse`], and where the first version's value and tag name different keys.
+    pub(super) fn parse_replaced(
+        version: &Version,
+        description: &Description,
+        token: &VersionId,
+        role: &str,
+    ) -> Result<Self, RotationError> {
+        let mut credential = Self::parse(version, description, role)?;
+        let Some(tag) = description.tags.get(KEY_ID_TAG) else { return Ok(credential) };
+        let tag = KeyId::parse(tag).ok_or_else(|| {
+            RotationError::new(
+                ErrorKind::InvalidTag,
+                format!("The secret's tag {KEY_ID_TAG} is no key id: {}.", KeyId::RULE),
+                "Correct the tag, or remove it after the first rotation.",
+            )
+        })?;
+        let labelled_by_us = description
+            .versions
+            .iter()
+            .filter(|(version, _)| *version != token)
+            .any(|(_, labels)| labels.iter().any(|label| label.starts_with(KEY_ID_LABEL)));
+        let first = !description.rotated_before && description.holder(PREVIOUS).is_none();
+        match &credential.key_id {
+            None if !labelled_by_us => credential.key_id = Some(tag),
+            Some(id) if first && *id != tag && !labelled_by_us => {
+                return Err(RotationError::new(
+                    ErrorKind::IdentityConflict,
+                    format!("The value under {role} names the key {id}, and the tag {KEY_ID_TAG} names {tag}."),
+                    "Correct whichever is wrong, then rotate again.",
+                ));
+            }
+            _ => {}
+        }
+        Ok(credential)
+    }
+
+    /// The key.
+    pub(super) fn key(&self) -> &ApiKey {
+        self.document.key()
+    }
+
+    /// Refuses a version that names another account than this one does (confused deputy).
+    ///
+    /// # Errors
+    /// [`ErrorKind::IdentityConflict`].
+    pub(super) fn same_account_as(&self, other: &Self, roles: [&str; 2]) -> Result<(), RotationError> {
+        if self.account.same(&other.account) {
+            return Ok(());
+        }
+        Err(RotationError::new(
+            ErrorKind::IdentityConflict,
+            format!(
+                "The version under {} belongs to {}, the one under {} to {}.",
+                roles[0], self.account, roles[1], other.account
+            ),
+            "A rotation never changes the account. If nobody meant this, find out who wrote the version; then clear it and \
+             rotate again (README, runbook).",
+        ))
+    }
+}
+
+/// The key of the admin secret's version; the error is the end of a sentence about the secret.
+pub(super) fn admin_key(version: &Version) -> Result<ApiKey, String> {
+    let value = version.value.clone().ok_or_else(|| "is binary".to_owned())?;
+    let document = Document::parse(value).map_err(|error| error.to_string())?;
+    Ok(document.key().clone())
+}
+
+/// One part of the identity: from the value or from the tag, and where both name it, the same. No text of the value is
+/// repeated, except where it is a valid name.
+fn name(
+    in_value: Option<&str>,
+    in_tag: Option<&str>,
+    what: &str,
+    places: [&str; 3],
+    role: &str,
+) -> Result<Name, RotationError> {
+    let [field, variable, tag] = places;
+    let valid = |text: Option<&str>, place: &str| match text {
+        None => Ok(None),
+        Some(text) => Name::parse(text).map(Some).ok_or_else(|| {
+            RotationError::new(
+                ErrorKind::InvalidIdentity,
+                format!("The {what} in {place} is not a valid name: {}.", Name::RULE),
+                "Correct it, then rotate again. Nothing was sent to Kosli.",
+            )
+        }),
+    };
+    let in_value = valid(in_value, &format!("the value under {role}"))?;
+    let in_tag = valid(in_tag, &format!("the tag {tag}"))?;
+    match (in_value, in_tag) {
+        (Some(value), Some(tagged)) if value != tagged => Err(RotationError::new(
+            ErrorKind::IdentityConflict,
+            format!("The value under {role} names the {what} {value}, and the tag {tag} names {tagged}."),
+            "Correct whichever is wrong, then rotate again. Nothing was sent to Kosli.",
+        )),
+        (Some(name), _) | (None, Some(name)) => Ok(name),
+        (None, None) => Err(RotationError::new(
+            ErrorKind::InvalidIdentity,
+            format!("Neither the value under {role} nor a tag names the {what}."),
+            format!("Add the field `{field}` (or `{variable}`) to the value, or the tag {tag} to the secret."),
+        )),
+    }
+}
+
+fn invalid_key_id(role: &str) -> RotationError {
+    RotationError::new(
+        ErrorKind::InvalidIdentity,
+        format!("The key id of the version under {role} is not valid: {}.", KeyId::RULE),
+        "Correct it, then rotate again. Nothing was sent to Kosli.",
+    )
+}

@@ -1,0 +1,271 @@
+//! `finishSecret`: promote the proven key, then clean up, and be reachable for the clean-up when called again.
+
+use std::time::{Duration, SystemTime};
+
+use tracing::{info, warn};
+
+use super::create_secret::{pending_dead, pending_is_current, pending_value_missing};
+use super::credential::Credential;
+use super::replacement::Marks;
+use super::{ACCEPTANCE_PAUSES, Authority, Invocation, Needs, Role, StepAnswer, TRY_AGAIN, View, kosli_failed, shown};
+use crate::config::{Policy, RevokeOldKey};
+use crate::error::{ErrorKind, RotationError};
+use crate::event::VersionId;
+use crate::identity::KeyId;
+use crate::kosli::{Acceptance, KosliError};
+use crate::secrets_manager::{CURRENT, PENDING, PREVIOUS, Which};
+use crate::staging::Standing;
+
+/// After a revocation, Kosli may go on accepting the key for some seconds.
+const DEATH_PROOF_PAUSES: [Duration; 5] = [
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+];
+
+/// How often the move of `AWSCURRENT` is tried.
+const PROMOTION_ATTEMPTS: usize = 4;
+
+/// Runs the step.
+pub(super) async fn finish_secret(invocation: &Invocation<'_>) -> Result<StepAnswer, RotationError> {
+    let needs = Needs { current: true, admin: true, token_value: true, previous: false };
+    let view = invocation.observe(needs).await?;
+    let version = view.token.as_ref().ok_or_else(pending_value_missing)?;
+    let (policy, unreadable) = invocation.function.config.policy.with_readable_tags(&view.description.tags);
+    let mut answer = match &view.standing {
+        Standing::Current { previous } => {
+            let new = Credential::parse(version, &view.description, CURRENT)?;
+            invocation.permit(&new.account)?;
+            let answer = invocation.answer("already current");
+            clean_up(invocation, &view, &new, previous.as_ref(), None, policy, answer).await?
+        }
+        Standing::Pending { current } => {
+            let dies = estimated_death(version.created, policy);
+            let pending = Credential::parse(version, &view.description, PENDING)?;
+            let replaced =
+                prove(invocation, &view, &pending).await.map_err(|error| error.current_key_dies_about(dies))?;
+            promote(invocation, current).await.map_err(|error| error.current_key_dies_about(dies))?;
+            info!(version_id = %invocation.token(), "AWSCURRENT moved to the new version");
+            let answer = invocation.answer("promoted");
+            clean_up(invocation, &view, &pending, Some(current), Some(replaced), policy, answer).await?
+        }
+    };
+    answer.warnings.extend(unreadable.iter().map(|tag| {
+        format!("The tag {tag} is malformed: the function's own setting (or the one that leaves the old key its grace) was used.")
+    }));
+    Ok(answer)
+}
+
+/// When the current key dies, seen from a step after the mint: the pending version was made right after it.
+pub(super) fn estimated_death(pending_created: SystemTime, policy: Policy) -> SystemTime {
+    pending_created + Duration::from_secs(u64::from(policy.grace_period_hours) * 3_600)
+}
+
+/// Proves the pending version right before `AWSCURRENT` moves to it: another key than the current one, of the same account, and
+/// Kosli accepts it. The current version, parsed, comes back.
+async fn prove(invocation: &Invocation<'_>, view: &View, pending: &Credential) -> Result<Credential, RotationError> {
+    let current = view.current.as_ref().ok_or_else(|| super::current_unreadable(None, invocation.token()))?;
+    let current = Credential::parse_replaced(current, &view.description, invocation.token(), CURRENT)?;
+    pending.same_account_as(&current, [PENDING, CURRENT])?;
+    invocation.permit(&pending.account)?;
+    if pending.key().same(current.key()) {
+        return Err(pending_is_current(invocation));
+    }
+    let accepted =
+        invocation.accepts(&pending.account, pending.key(), "the key under AWSPENDING", &ACCEPTANCE_PAUSES).await?;
+    match accepted {
+        Acceptance::Accepted => Ok(current),
+        Acceptance::Dead => Err(pending_dead(invocation)),
+    }
+}
+
+/// Moves `AWSCURRENT`: the one write of this step, a compare-and-swap with both version ids. `AWSPENDING` is left to Secrets
+/// Manager; taking it off in a second call "can indicate to Secrets Manager that the rotation did not complete".
+/// Source: <https://docs.aws.amazon.com/secretsmanager/latest/userguide/rotate-secrets_lambda-functions.html>
+async fn promote(invocation: &Invocation<'_>, current: &VersionId) -> Result<(), RotationError> {
+    let Invocation { function, budget, .. } = invocation;
+    let manager = &function.secrets_manager;
+    let (secret, token) = (invocation.secret(), invocation.token());
+    for attempt in 1.. {
+        let Err(error) = manager.promote(budget, secret, token, current).await else { return Ok(()) };
+        // Whatever the answer was, the labels tell what happened.
+        let description = manager.describe(budget, secret).await.map_err(|error| invocation.aws_failed(&error))?;
+        match description.holder(CURRENT) {
+            Some(holder) if holder == token => return Ok(()),
+            Some(holder) if holder != current => {
+                return Err(RotationError::new(
+                    ErrorKind::CurrentMoved,
+                    format!("AWSCURRENT moved from the version {current} to {holder} while this step ran."),
+                    format!("Somebody changed the secret. This rotation's key is not promoted over it. {TRY_AGAIN}"),
+                ));
+            }
+            _ => {}
+        }
+        use crate::budget::Repeatable;
+        let backoff = Duration::from_millis(500) * attempt;
+        if error.repeat_after().is_none() || attempt as usize >= PROMOTION_ATTEMPTS || !budget.pause(backoff).await {
+            return Err(invocation.aws_failed(&error));
+        }
+    }
+    Ok(())
+}
+
+/// Revokes what nobody needs any more. It begins anew whenever this step comes for a version that is current already, and
+/// what it does may be done twice.
+///
+/// The sweep is what guarantees that no orphan stays (promise I3). It knows no age: this version's value is immutable, so
+/// no other key that was minted to replace the old version can be stored any more.
+async fn clean_up(
+    invocation: &Invocation<'_>,
+    view: &View,
+    new: &Credential,
+    replaced: Option<&VersionId>,
+    known: Option<Credential>,
+    policy: Policy,
+    mut answer: StepAnswer,
+) -> Result<StepAnswer, RotationError> {
+    answer.key_id = new.key_id.as_ref().and_then(shown);
+    let incomplete = |error: RotationError| error.after_promotion();
+    let replaced = match (known, replaced) {
+        (Some(credential), _) => credential,
+        (None, None) => return Ok(answer),
+        (None, Some(version)) => {
+            let version = invocation.read(Which::Id(version)).await.map_err(incomplete)?;
+            // A previous version that does not parse is ignored: nothing can be concluded from it.
+            let Some(credential) = version
+                .and_then(|version| {
+                    Credential::parse_replaced(&version, &view.description, invocation.token(), PREVIOUS).ok()
+                })
+                .filter(|credential| credential.account.same(&new.account))
+            else {
+                return Ok(answer);
+            };
+            credential
+        }
+    };
+    answer.replaced_key_id = replaced.key_id.as_ref().and_then(shown);
+
+    // The admin secret may be this very secret: its key is then the new one, for the old one may be in its grace period.
+    let admin = view.admin.as_ref().filter(|admin| admin.secret_arn != view.description.arn);
+    let authority = match admin {
+        Some(admin) => Authority { key: admin.key.clone(), role: Role::Admin },
+        None => Authority { key: new.key().clone(), role: Role::New },
+    };
+    for id in sweep(invocation, view, new, &replaced, &authority).await.map_err(incomplete)? {
+        answer.revoked_key_ids.push(id.to_string());
+    }
+    if policy.revoke_old_key == RevokeOldKey::Immediately {
+        revoke_old_key(invocation, new, &replaced, &authority, &mut answer).await.map_err(incomplete)?;
+    }
+    Ok(answer)
+}
+
+/// Lists once more and revokes every never-used key that was minted to replace the old version and that no version holds.
+async fn sweep(
+    invocation: &Invocation<'_>,
+    view: &View,
+    new: &Credential,
+    replaced: &Credential,
+    authority: &Authority,
+) -> Result<Vec<KeyId>, RotationError> {
+    let listing = invocation.list(&new.account, authority).await?;
+    let old_entry = replaced.key_id.as_ref().and_then(|id| listing.keys.iter().find(|key| key.id == *id));
+    let held_here = [&new.key_id, &replaced.key_id];
+    // The version before the replaced one counts where it holds the same key. It is read only if one of its keys shows up.
+    let before = view.description.holder(PREVIOUS).filter(|version| **version != replaced.version);
+    let marks = Marks::of(&view.description.arn, replaced, None);
+    let suspects = |marks: &Marks| -> Vec<KeyId> {
+        listing
+            .keys
+            .iter()
+            .filter(|key| !held_here.iter().any(|held| held.as_ref() == Some(&key.id)))
+            .filter(|key| old_entry.is_none_or(|old| old.description == key.description))
+            .filter(|key| marks.attempt_of(key).is_some())
+            .map(|key| key.id.clone())
+            .collect()
+    };
+    let mut orphans = suspects(&marks);
+    if let Some(before) = before
+        && !suspects(&Marks::unproven(&view.description.arn, before)).is_empty()
+        && let Some(version) = invocation.read(Which::Id(before)).await?
+        && let Ok(before) = Credential::parse(&version, &view.description, PREVIOUS)
+    {
+        orphans = suspects(&Marks::of(&view.description.arn, replaced, Some(&before)));
+    }
+    if orphans.is_empty() {
+        return Ok(orphans);
+    }
+    let held = invocation.held_key_ids(&view.description, &[new, replaced]).await?;
+    orphans.retain(|id| !held.contains(id));
+    for id in &orphans {
+        invocation
+            .kosli(&authority.key)
+            .revoke(&new.account, id)
+            .await
+            .map_err(|error| kosli_failed(&error, authority.role, &format!("revoking the lost key {id}")))?;
+        info!(key_id = %id, "swept up a key that was minted for this rotation and that nobody holds");
+    }
+    Ok(orphans)
+}
+
+/// Revokes the old key now, and looks whether it is dead.
+async fn revoke_old_key(
+    invocation: &Invocation<'_>,
+    new: &Credential,
+    replaced: &Credential,
+    authority: &Authority,
+    answer: &mut StepAnswer,
+) -> Result<(), RotationError> {
+    let (Some(old_id), Some(new_id)) = (&replaced.key_id, &new.key_id) else {
+        answer.old_key = Some("cannot tell");
+        answer
+            .warnings
+            .push("The old key was not revoked: nothing says which id it has. Revoke it in Kosli.".to_owned());
+        return Ok(());
+    };
+    if old_id == new_id || replaced.key().same(new.key()) {
+        answer.old_key = Some("cannot tell");
+        answer.warnings.push(format!(
+            "The old key was not revoked: Kosli gave its successor the same id {old_id}, and revoking that would end the new \
+             key. The old one ends with its grace period."
+        ));
+        return Ok(());
+    }
+    invocation
+        .kosli(&authority.key)
+        .revoke(&new.account, old_id)
+        .await
+        .map_err(|error| kosli_failed(&error, authority.role, &format!("revoking the old key {old_id}")))?;
+    info!(key_id = %old_id, "revoked the old key");
+    answer.revoked_key_ids.push(old_id.to_string());
+    answer.old_key = Some(proof_of_death(invocation, replaced).await);
+    match answer.old_key {
+        Some("dead") => info!(key_id = %old_id, old_key = "dead", "Kosli refuses the old key"),
+        Some(verdict) => warn!(key_id = %old_id, old_key = verdict, "the old key was revoked and is not proven dead"),
+        None => {}
+    }
+    if answer.old_key == Some("alive") {
+        answer.warnings.push(format!(
+            "Kosli still accepts the old key {old_id} after its revocation. Look at it in Kosli, and rotate again if it was leaked."
+        ));
+    }
+    Ok(())
+}
+
+/// Uses the old key until Kosli refuses it, for some seconds.
+async fn proof_of_death(invocation: &Invocation<'_>, replaced: &Credential) -> &'static str {
+    let mut pauses = DEATH_PROOF_PAUSES.iter();
+    loop {
+        let verdict = match invocation.kosli(replaced.key()).accepts(&replaced.account.org, &[]).await {
+            Ok(Acceptance::Dead) => return "dead",
+            Ok(Acceptance::Accepted) => "alive",
+            Err(KosliError::Refused { .. } | KosliError::NotSent(_) | KosliError::Unclear(_)) => "cannot tell",
+        };
+        match pauses.next() {
+            Some(&pause) if invocation.budget.pause(pause).await => {}
+            _ => return verdict,
+        }
+    }
+}

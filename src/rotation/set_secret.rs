@@ -1,0 +1,24 @@
+//! `setSecret`: there is nothing to set, Kosli knows the key since it minted it. What remains is the cross-check.
+
+use super::create_secret::pending_value_missing;
+use super::credential::Credential;
+use super::{Invocation, Needs, StepAnswer, shown};
+use crate::error::RotationError;
+use crate::secrets_manager::{CURRENT, PENDING};
+use crate::staging::Standing;
+
+/// Runs the step: pending and current must belong to the same organization and service account (confused deputy).
+pub(super) async fn set_secret(invocation: &Invocation<'_>) -> Result<StepAnswer, RotationError> {
+    let view = invocation.observe(Needs { current: true, token_value: true, ..Needs::default() }).await?;
+    if matches!(view.standing, Standing::Current { .. }) {
+        return Ok(invocation.answer("already current"));
+    }
+    let pending = view.token.ok_or_else(pending_value_missing)?;
+    let pending = Credential::parse(&pending, &view.description, PENDING)?;
+    if let Some(current) = view.current {
+        let current = Credential::parse(&current, &view.description, CURRENT)?;
+        pending.same_account_as(&current, [PENDING, CURRENT])?;
+    }
+    invocation.permit(&pending.account)?;
+    Ok(StepAnswer { key_id: pending.key_id.as_ref().and_then(shown), ..invocation.answer("checked") })
+}

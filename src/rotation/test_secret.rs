@@ -1,0 +1,43 @@
+//! `testSecret`: authenticate, and nothing else.
+
+use super::credential::Credential;
+use super::{ACCEPTANCE_PAUSES, Invocation, Needs, StepAnswer, shown};
+use crate::error::{ErrorKind, RotationError};
+use crate::kosli::Acceptance;
+use crate::secrets_manager::{CURRENT, PENDING, Which};
+
+/// Runs the step.
+///
+/// It is also called alone, when rotation is configured with `RotateImmediately=false`: `AWSPENDING` is then a copy of
+/// `AWSCURRENT`, or has no value at all. So nothing is asked of the pending key but that it works, and where there is none,
+/// the current key is tested.
+pub(super) async fn test_secret(invocation: &Invocation<'_>) -> Result<StepAnswer, RotationError> {
+    let view = invocation.observe(Needs { token_value: true, ..Needs::default() }).await?;
+    let (version, role) = match view.token {
+        Some(version) => (version, PENDING),
+        None => (invocation.read(Which::Label(CURRENT)).await?.ok_or_else(no_value)?, CURRENT),
+    };
+    let credential = Credential::parse(&version, &view.description, role)?;
+    invocation.permit(&credential.account)?;
+    let whose = if role == PENDING { "the key under AWSPENDING" } else { "the key under AWSCURRENT" };
+    match invocation.accepts(&credential.account, credential.key(), whose, &ACCEPTANCE_PAUSES).await? {
+        Acceptance::Accepted => Ok(StepAnswer {
+            key_id: credential.key_id.as_ref().and_then(shown),
+            ..invocation.answer(if role == PENDING { "tested" } else { "tested the current key" })
+        }),
+        Acceptance::Dead if role == PENDING => Err(super::create_secret::pending_dead(invocation)),
+        Acceptance::Dead => Err(RotationError::new(
+            ErrorKind::CurrentKeyDead,
+            "Kosli does not accept the key under AWSCURRENT: it was revoked or has expired.",
+            "Put a working key into the secret, or rotate with an admin key (KOSLI_ADMIN_SECRET_ID).",
+        )),
+    }
+}
+
+fn no_value() -> RotationError {
+    RotationError::new(
+        ErrorKind::NoCurrentValue,
+        "Neither the version under AWSPENDING nor the one under AWSCURRENT has a value.",
+        "Put the first key in (`aws secretsmanager put-secret-value`).",
+    )
+}

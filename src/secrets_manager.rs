@@ -1,0 +1,377 @@
+//! Secrets Manager, as far as a rotation needs it: two reads and two writes, over the AWS SDK.
+//!
+//! The SDK's own retries and time-outs are off. Everything is repeated and bounded by the [`Budget`], as Kosli's calls are: one
+//! rule for the whole function.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use aws_sdk_secretsmanager::Client;
+use aws_sdk_secretsmanager::config::retry::RetryConfig;
+use aws_sdk_secretsmanager::config::timeout::TimeoutConfig;
+use aws_sdk_secretsmanager::error::{ProvideErrorMetadata, SdkError};
+use aws_smithy_types::DateTime;
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::budget::{Budget, Repeatable, TimedOut};
+use crate::event::{SecretId, VersionId};
+
+/// The time-out of every call.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How much of the invocation is kept back, before a mint, for storing what it brings: two attempts that time out and one
+/// that succeeds, with the pauses between them.
+pub const STORE_RESERVE: Duration = Duration::from_secs(15);
+
+/// The most staging labels that a secret can have.
+/// Source: <https://docs.aws.amazon.com/secretsmanager/latest/userguide/reference_limits.html>
+pub const MOST_LABELS: usize = 20;
+
+/// The label of the version that the secret's readers get.
+pub const CURRENT: &str = "AWSCURRENT";
+
+/// The label of the version that a rotation makes.
+pub const PENDING: &str = "AWSPENDING";
+
+/// The label of the version that was current before.
+pub const PREVIOUS: &str = "AWSPREVIOUS";
+
+/// Secrets Manager, over the wire.
+#[derive(Clone, Debug)]
+pub struct SecretsManager {
+    client: Client,
+}
+
+/// A secret without its values: what `DescribeSecret` tells.
+#[derive(Clone, Debug)]
+pub struct Description {
+    /// The ARN: what the marker is derived from, whatever the event calls the secret.
+    pub arn: String,
+    /// The name, for people.
+    pub name: String,
+    /// Whether rotation is switched on.
+    pub rotation_enabled: bool,
+    /// Whether a rotation has ever completed.
+    pub rotated_before: bool,
+    /// The tags.
+    pub tags: BTreeMap<String, String>,
+    /// The versions that carry labels, with their labels.
+    pub versions: BTreeMap<VersionId, Vec<String>>,
+}
+
+/// One version with its value.
+#[derive(Debug)]
+pub struct Version {
+    /// The secret's ARN.
+    pub arn: String,
+    /// The version's id.
+    pub id: VersionId,
+    /// Its labels at the time of reading.
+    pub labels: Vec<String>,
+    /// When the version was made.
+    pub created: SystemTime,
+    /// The value; `None`: it is binary.
+    pub value: Option<SecretString>,
+}
+
+/// Which version to read.
+#[derive(Clone, Copy, Debug)]
+pub enum Which<'a> {
+    /// The one with this id: the only way to be sure whose rotation it belongs to.
+    Id(&'a VersionId),
+    /// The one that carries this label.
+    Label(&'static str),
+}
+
+/// A call that failed.
+#[derive(Clone, Debug)]
+pub enum SecretsManagerError {
+    /// Secrets Manager (or KMS) said no: it did not happen.
+    Refused {
+        /// The operation, as IAM names it.
+        operation: &'static str,
+        /// AWS's error code.
+        code: String,
+        /// AWS's message; it names actions, ARNs and labels.
+        message: String,
+    },
+    /// There is no trustworthy answer: it may have happened.
+    Unclear {
+        /// The operation, as IAM names it.
+        operation: &'static str,
+        /// What came instead of an answer.
+        why: String,
+    },
+}
+
+impl SecretsManager {
+    /// A client with the SDK's configuration; its retries and time-outs are replaced by the [`Budget`]'s.
+    pub fn new(config: &aws_config::SdkConfig) -> Self {
+        let config = aws_sdk_secretsmanager::config::Builder::from(config)
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(TimeoutConfig::disabled())
+            .build();
+        Self { client: Client::from_conf(config) }
+    }
+
+    /// Describes a secret.
+    ///
+    /// # Errors
+    /// See [`SecretsManagerError`]; `ResourceNotFoundException` means that there is no such secret.
+    pub async fn describe(&self, budget: &Budget, secret: &SecretId) -> Result<Description, SecretsManagerError> {
+        let answer = budget
+            .retry(async || {
+                let call = self.client.describe_secret().secret_id(secret.as_str()).send();
+                outcome("secretsmanager:DescribeSecret", budget.call(CALL_TIMEOUT, Box::pin(call)).await)
+            })
+            .await?;
+        Ok(Description {
+            arn: answer.arn.unwrap_or_default(),
+            name: answer.name.unwrap_or_default(),
+            rotation_enabled: answer.rotation_enabled.unwrap_or_default(),
+            rotated_before: answer.last_rotated_date.is_some(),
+            tags: answer
+                .tags
+                .unwrap_or_default()
+                .into_iter()
+                .filter_map(|tag| Some((tag.key?, tag.value.unwrap_or_default())))
+                .collect(),
+            versions: answer
+                .version_ids_to_stages
+                .unwrap_or_default()
+                .into_iter()
+                .map(|(id, labels)| (VersionId::trusted(id), labels))
+                .collect(),
+        })
+    }
+
+    /// Reads a version; `None`: there is no such version, or it has no value yet. Both have the same error code, so the
+    /// caller describes the secret too.
+    ///
+    /// # Errors
+    /// See [`SecretsManagerError`].
+    pub async fn read(
+        &self,
+        budget: &Budget,
+        secret: &SecretId,
+        which: Which<'_>,
+    ) -> Result<Option<Version>, SecretsManagerError> {
+        let answer = budget
+            .retry(async || {
+                let request = self.client.get_secret_value().secret_id(secret.as_str());
+                let request = match which {
+                    Which::Id(id) => request.version_id(id.as_str()),
+                    Which::Label(label) => request.version_stage(label),
+                };
+                outcome("secretsmanager:GetSecretValue", budget.call(CALL_TIMEOUT, Box::pin(request.send())).await)
+            })
+            .await;
+        let answer = match answer {
+            Err(error) if error.is_not_found() => return Ok(None),
+            answer => answer?,
+        };
+        Ok(Some(Version {
+            arn: answer.arn.unwrap_or_default(),
+            id: VersionId::trusted(answer.version_id.unwrap_or_default()),
+            labels: answer.version_stages.unwrap_or_default(),
+            created: answer.created_date.and_then(time).unwrap_or(SystemTime::UNIX_EPOCH),
+            value: answer.secret_string.map(SecretString::from),
+        }))
+    }
+
+    /// Stores a value as this version, under `AWSPENDING` and the labels given. Same version and same value again is a
+    /// success, so this may be repeated whatever came of it before.
+    ///
+    /// # Errors
+    /// See [`SecretsManagerError`]; `ResourceExistsException` means that the version has another value already.
+    pub async fn store(
+        &self,
+        budget: &Budget,
+        secret: &SecretId,
+        token: &VersionId,
+        value: &SecretString,
+        label: Option<&str>,
+        rotation_token: Option<&SecretString>,
+    ) -> Result<(), SecretsManagerError> {
+        budget
+            .retry(async || {
+                let call = self
+                    .client
+                    .put_secret_value()
+                    .secret_id(secret.as_str())
+                    .client_request_token(token.as_str())
+                    .secret_string(value.expose_secret())
+                    // Without labels Secrets Manager would move AWSCURRENT at once.
+                    .version_stages(PENDING)
+                    .set_rotation_token(rotation_token.map(|token| token.expose_secret().to_owned()));
+                let call = match label {
+                    Some(label) => call.version_stages(label),
+                    None => call,
+                };
+                outcome("secretsmanager:PutSecretValue", budget.call(CALL_TIMEOUT, Box::pin(call.send())).await)
+                    .map(drop)
+            })
+            .await
+    }
+
+    /// Moves `AWSCURRENT` from one version to another, if it is still where it is expected: a compare-and-swap. Not repeated
+    /// here, because the answer to a repetition of a move that has happened is a refusal.
+    ///
+    /// # Errors
+    /// See [`SecretsManagerError`].
+    pub async fn promote(
+        &self,
+        budget: &Budget,
+        secret: &SecretId,
+        to: &VersionId,
+        from: &VersionId,
+    ) -> Result<(), SecretsManagerError> {
+        let call = self
+            .client
+            .update_secret_version_stage()
+            .secret_id(secret.as_str())
+            .version_stage(CURRENT)
+            .move_to_version_id(to.as_str())
+            .remove_from_version_id(from.as_str())
+            .send();
+        outcome("secretsmanager:UpdateSecretVersionStage", budget.call(CALL_TIMEOUT, Box::pin(call)).await).map(drop)
+    }
+
+    /// Takes a label off a version.
+    ///
+    /// # Errors
+    /// See [`SecretsManagerError`]; a label that has gone meanwhile is a success.
+    pub async fn remove_label(
+        &self,
+        budget: &Budget,
+        secret: &SecretId,
+        label: &str,
+        version: &VersionId,
+    ) -> Result<(), SecretsManagerError> {
+        let removed = budget
+            .retry(async || {
+                let call = self
+                    .client
+                    .update_secret_version_stage()
+                    .secret_id(secret.as_str())
+                    .version_stage(label)
+                    .remove_from_version_id(version.as_str())
+                    .send();
+                outcome("secretsmanager:UpdateSecretVersionStage", budget.call(CALL_TIMEOUT, Box::pin(call)).await)
+            })
+            .await;
+        match removed {
+            // The label (or the version with it) is not there: what was wanted.
+            Err(error) if error.is("InvalidParameterException") || error.is_not_found() => Ok(()),
+            other => other.map(drop),
+        }
+    }
+}
+
+impl Description {
+    /// The version that carries a label.
+    pub fn holder(&self, label: &str) -> Option<&VersionId> {
+        self.versions.iter().find(|(_, labels)| labels.iter().any(|held| held == label)).map(|(version, _)| version)
+    }
+}
+
+impl SecretsManagerError {
+    /// Whether AWS's error code is this one.
+    pub fn is(&self, wanted: &str) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == wanted)
+    }
+
+    /// Whether the secret, the version or its value does not exist.
+    pub fn is_not_found(&self) -> bool {
+        self.is("ResourceNotFoundException")
+    }
+
+    /// Whether the call may have had its effect.
+    pub fn is_unclear(&self) -> bool {
+        matches!(self, Self::Unclear { .. })
+    }
+
+    /// The operation, as IAM names it.
+    pub fn operation(&self) -> &'static str {
+        match self {
+            Self::Refused { operation, .. } | Self::Unclear { operation, .. } => operation,
+        }
+    }
+}
+
+impl Repeatable for SecretsManagerError {
+    fn repeat_after(&self) -> Option<Duration> {
+        match self {
+            Self::Unclear { .. } => Some(Duration::ZERO),
+            Self::Refused { code, .. } if is_throttling(code) => Some(Duration::ZERO),
+            Self::Refused { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for SecretsManagerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused { operation, code, message } => write!(f, "{operation}: {code}: {message}"),
+            Self::Unclear { operation, why } => write!(f, "{operation}: {why}"),
+        }
+    }
+}
+
+/// A point in time as the SDK gives it.
+pub(crate) fn time(time: DateTime) -> Option<SystemTime> {
+    SystemTime::try_from(time).ok()
+}
+
+/// The codes by which AWS asks for a slower pace; they are not part of the service's model.
+/// Source: the SDK's own retry classifier (`aws-runtime`, `THROTTLING_ERRORS`).
+fn is_throttling(code: &str) -> bool {
+    matches!(
+        code,
+        "Throttling"
+            | "ThrottlingException"
+            | "ThrottledException"
+            | "RequestThrottledException"
+            | "TooManyRequestsException"
+            | "RequestLimitExceeded"
+            | "BandwidthLimitExceeded"
+            | "LimitExceededException"
+            | "RequestThrottled"
+            | "SlowDown"
+            | "PriorRequestNotComplete"
+    )
+}
+
+/// Refused or unclear: by AWS's own error code and the HTTP status.
+fn outcome<T, E: ProvideErrorMetadata>(
+    operation: &'static str,
+    answer: Result<Result<T, SdkError<E>>, TimedOut>,
+) -> Result<T, SecretsManagerError> {
+    let unclear = |why: String| SecretsManagerError::Unclear { operation, why };
+    let error = match answer {
+        Ok(Ok(value)) => return Ok(value),
+        Ok(Err(error)) => error,
+        Err(timed_out) => return Err(unclear(format!("no answer within {:.1} s", timed_out.0.as_secs_f32()))),
+    };
+    Err(match &error {
+        SdkError::ServiceError(service) if service.raw().status().is_client_error() => SecretsManagerError::Refused {
+            operation,
+            code: error.code().unwrap_or("(no code)").to_owned(),
+            message: error.message().unwrap_or_default().to_owned(),
+        },
+        SdkError::ServiceError(service) => {
+            unclear(format!("it answered {} {}", service.raw().status().as_u16(), error.code().unwrap_or_default()))
+        }
+        SdkError::ConstructionFailure(_) => SecretsManagerError::Refused {
+            operation,
+            code: "RequestNotMade".to_owned(),
+            message: "the SDK could not make the request: are region and credentials set?".to_owned(),
+        },
+        SdkError::DispatchFailure(failure) if failure.is_user() || failure.is_other().then_some(()).is_some() => {
+            unclear("the request could not be sent".to_owned())
+        }
+        SdkError::DispatchFailure(_) => unclear("the connection failed or broke".to_owned()),
+        _ => unclear("its answer cannot be read".to_owned()),
+    })
+}
