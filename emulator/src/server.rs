@@ -1,6 +1,6 @@
 //! The sockets: one [`Emulator`] serves Secrets Manager, Kosli, the Runtime API and its own control pages on every port.
 //!
-//! The way of a call to one of the two services, all of it in [`Emulator::handle`]:
+//! The way of a call to one of the two services, all of it in `Emulator::handle`:
 //! arrive (number, log) → the hook's [`Hook::before`], which may wait and may name a [`Fault`] → effects of earlier calls
 //! that are due by now → the effect, under one lock → [`Hook::after`] → the answer, or what the fault makes of it.
 //!
@@ -215,9 +215,11 @@ impl Emulator {
     /// For who drives clients that sleep on the emulator's clock: `select!` the client's future against a loop of
     /// this. It is exact on a runtime of one thread, where clients, server and this take turns.
     pub async fn let_time_pass(&self) -> bool {
+        let generation = *self.0.generation.borrow();
         let _turn = self.0.turn.lock().await;
         self.settle().await;
-        self.0.clock.is_frozen() && self.0.clock.fire_next_timer()
+        // Time that was to pass before a reset must not pass after it.
+        generation == *self.0.generation.borrow() && self.0.clock.is_frozen() && self.0.clock.fire_next_timer()
     }
 
     /// Waits until no call is being handled and nothing happens any more unless time passes.
@@ -426,7 +428,8 @@ impl Emulator {
 
     /// While a client waits for nothing but time, nobody else would move a frozen clock.
     async fn keep_time_moving(&self) -> Infallible {
-        while self.0.clock.is_frozen() {
+        let generation = *self.0.generation.borrow();
+        while self.0.clock.is_frozen() && generation == *self.0.generation.borrow() {
             if !self.let_time_pass().await {
                 // The client's timer is still to come.
                 tokio::time::sleep(Duration::from_millis(1)).await;

@@ -104,6 +104,17 @@ impl World {
         Ok(Value::Null)
     }
 
+    /// Waits until this is the last that has happened.
+    async fn ended(&self, end: &Event) {
+        for _ in 0..1000 {
+            if self.events.lock().unwrap().last() == Some(end) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        panic!("no {end:?}, but {:?}", self.events.lock().unwrap());
+    }
+
     fn steps(&self) -> Vec<String> {
         self.invoked.lock().unwrap().iter().map(|event| event["Step"].as_str().unwrap().to_owned()).collect()
     }
@@ -232,16 +243,4 @@ async fn rotations_are_driven_as_they_begin() {
     assert_eq!((status, body["__type"].as_str()), (400, Some("InvalidRequestException")));
     world.ended(&Event::Succeeded).await;
     assert_eq!(world.labelled(AWSCURRENT), Some(token(2)));
-}
-
-impl World {
-    async fn ended(&self, end: &Event) {
-        for _ in 0..1000 {
-            if self.events.lock().unwrap().last() == Some(end) {
-                return;
-            }
-            tokio::task::yield_now().await;
-        }
-        panic!("no {end:?}, but {:?}", self.events.lock().unwrap());
-    }
 }

@@ -38,7 +38,7 @@ pub(crate) enum Failure {
 
 /// Keeps its connection while the server does.
 pub(crate) struct Client {
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     clock: Clock,
     key: String,
     pub(crate) time_out: Duration,
@@ -169,9 +169,11 @@ pub(crate) async fn aws(client: &mut Client, operation: &str, input: &Value) -> 
     client.send("POST", "/", &headers, &input.to_string()).await
 }
 
-/// How many sockets of this machine wait for stray packets of connections that have ended.
-pub(crate) fn sockets_in_time_wait() -> usize {
+/// How many sockets at this address wait for stray packets of connections that have ended, on either side.
+pub(crate) fn sockets_in_time_wait(address: SocketAddr) -> usize {
     const TIME_WAIT: &str = "06";
+    let port = format!(":{:04X}", address.port());
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
-    table.lines().filter(|line| line.split_whitespace().nth(3) == Some(TIME_WAIT)).count()
+    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    rows.filter(|row| row[3] == TIME_WAIT && (row[1].ends_with(&port) || row[2].ends_with(&port))).count()
 }
