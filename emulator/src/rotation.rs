@@ -26,7 +26,7 @@ pub struct Retries {
 }
 
 impl Default for Retries {
-    /// Five attempts, ten seconds apart: quicker than AWS, where minutes have been seen, for the sake of who is watching.
+    /// Five attempts, ten seconds apart: our choice, short enough for a person to watch.
     fn default() -> Self {
         Self { attempts: 5, spacing: Duration::from_secs(10) }
     }
