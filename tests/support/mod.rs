@@ -1,0 +1,555 @@
+//! A world to rotate keys in: the real handler with its real clients, and the emulator on a frozen clock, in one thread.
+//!
+//! The clock moves only where somebody waits, so that minutes of time-outs and pauses take no time, and the same case takes
+//! the same course again and again.
+
+// Each test binary compiles its own copy and uses a part of it.
+#![allow(dead_code, unreachable_pub)]
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use aws_sdk_secretsmanager::config::{BehaviorVersion, Credentials, Region};
+use emulator::kosli::{Key, MintedBy, Role, Switches};
+use emulator::rotation::{Event, Retries};
+use emulator::runtime_api::{FunctionError, Outcome};
+use emulator::secrets_manager::{RotationRequest, Staleness};
+use emulator::{BoxFuture, Call, Emulator, Fault, Hook};
+use http::Request;
+use kosli_key_rotation::clock::{Clock, Wait};
+use kosli_key_rotation::config::Config;
+use kosli_key_rotation::http_client::{self, SdkHttpClient};
+use kosli_key_rotation::kosli::Kosli;
+use kosli_key_rotation::rotation::Function;
+use kosli_key_rotation::secrets_manager::SecretsManager;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+pub const ORG: &str = "acme";
+pub const ACCOUNT: &str = "ci";
+pub const SECRET: &str = "kosli/ci";
+pub const ADMIN_SECRET: &str = "kosli/admin";
+pub const DESCRIPTION: &str = "continuous integration";
+pub const HOUR: Duration = Duration::from_secs(3_600);
+pub const DAY: Duration = Duration::from_secs(86_400);
+
+/// Lambda's time-out of the function, as in the template.
+pub const TIMEOUT: Duration = Duration::from_secs(90);
+
+/// When every case begins.
+pub fn start() -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+}
+
+/// The emulator's clock as the function's: a pause lets time pass, a timer only waits for it.
+struct EmulatorClock(Emulator);
+
+impl Clock for EmulatorClock {
+    fn now(&self) -> SystemTime {
+        self.0.clock().now()
+    }
+
+    fn pause(&self, duration: Duration) -> Wait {
+        let emulator = self.0.clone();
+        Box::pin(async move { emulator.sleep(duration).await })
+    }
+
+    fn timer(&self, duration: Duration) -> Wait {
+        let clock = self.0.clock().clone();
+        Box::pin(async move { clock.timer(duration).await })
+    }
+}
+
+/// One execution environment of the function: clients of its own, on a port of its own, so that its calls carry its tag.
+#[derive(Clone)]
+pub struct Execution {
+    pub tag: String,
+    secrets_manager: SecretsManager,
+    kosli: Kosli,
+}
+
+/// The sockets and clients, made once for thousands of cases.
+pub struct Bench {
+    pub emulator: Emulator,
+    executions: Vec<Execution>,
+}
+
+impl Bench {
+    /// A bench with so many execution environments.
+    pub async fn new(executions: usize) -> Self {
+        let emulator = Emulator::new(emulator::Clock::frozen(start()));
+        let mut bench = Self { emulator, executions: Vec::new() };
+        for number in 0..executions {
+            let tag = char::from(b'a' + u8::try_from(number).unwrap()).to_string();
+            let address = bench.emulator.listen(&tag, 0).await.unwrap();
+            let client = http_client::new().unwrap();
+            let sdk = aws_config::SdkConfig::builder()
+                .behavior_version(BehaviorVersion::latest())
+                .region(Region::new("eu-west-1"))
+                .credentials_provider(aws_sdk_secretsmanager::config::SharedCredentialsProvider::new(Credentials::new(
+                    "made-up", "made-up", None, None, "tests",
+                )))
+                .endpoint_url(format!("http://{address}"))
+                .http_client(SdkHttpClient(client.clone()))
+                .build();
+            bench.executions.push(Execution {
+                tag,
+                secrets_manager: SecretsManager::new(&sdk),
+                kosli: Kosli::new(client, format!("http://{address}").parse().unwrap()),
+            });
+        }
+        bench
+    }
+
+    /// Begins a new case.
+    pub fn world(&self, setting: &Setting) -> World {
+        World::new(self, setting)
+    }
+}
+
+/// What distinguishes one world from another.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    pub name: String,
+    pub switches: Switches,
+    pub staleness: Staleness,
+    pub admin: bool,
+    pub revoke_immediately: bool,
+    pub shape: Shape,
+    pub variables: Vec<(String, String)>,
+}
+
+/// The shape of the secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    ApiKey,
+    Environment,
+    /// JSON without a field for the key id.
+    WithoutId,
+    Plain,
+}
+
+impl Default for Setting {
+    fn default() -> Self {
+        Self {
+            name: "default".to_owned(),
+            switches: Switches::default(),
+            staleness: Staleness::None,
+            admin: true,
+            revoke_immediately: false,
+            shape: Shape::ApiKey,
+            variables: Vec::new(),
+        }
+    }
+}
+
+/// One case: a secret with the key of a service account, other keys on that account, and an admin secret.
+pub struct World {
+    pub emulator: Emulator,
+    pub setting: Setting,
+    pub executions: Vec<Execution>,
+    pub arn: String,
+    /// The key under `AWSCURRENT` at the beginning.
+    pub first_key: String,
+    /// Keys that are nobody's business here.
+    pub strangers: Vec<String>,
+    pub probe: Arc<Probe>,
+    /// What the invocations came to, for a test that fails.
+    pub history: Rc<RefCell<Vec<String>>>,
+}
+
+/// Watches every call: it puts the faults in, ends killed executions, and looks whether the promises hold at this instant.
+pub struct Probe {
+    emulator: Emulator,
+    strangers: Vec<String>,
+    arn: String,
+    /// What befalls the call with this number, counted from one after the set-up.
+    faults: Mutex<BTreeMap<usize, Fault>>,
+    count: AtomicUsize,
+    /// By tag: a notification that ends an execution.
+    kills: Vec<(String, Arc<Notify>)>,
+    violations: Mutex<Vec<String>>,
+    /// Whether the current key is expected to be alive at all.
+    pub current_is_alive: std::sync::atomic::AtomicBool,
+    /// Whether a pending key is expected never to be put into a grace period.
+    pub pending_is_safe: std::sync::atomic::AtomicBool,
+    /// Puts the calls of two executions into an order; `None`: they come as they come.
+    gate: Mutex<Option<Arc<dyn Gate>>>,
+}
+
+/// Decides when a call may go on.
+pub trait Gate: Send + Sync {
+    fn pass<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, ()>;
+}
+
+impl Hook for Probe {
+    fn before<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Option<Fault>> {
+        Box::pin(async move {
+            let gate = self.gate.lock().unwrap().clone();
+            if let Some(gate) = gate {
+                gate.pass(call).await;
+            }
+            let number = self.count.fetch_add(1, Ordering::SeqCst) + 1;
+            self.faults.lock().unwrap().remove(&number)
+        })
+    }
+
+    fn after(&self, call: &Call) {
+        self.look(&format!("after call {} ({} {})", call.number, call.operation, call.detail));
+    }
+
+    fn kill(&self, call: &Call) {
+        for (tag, kill) in &self.kills {
+            if *tag == call.tag {
+                kill.notify_one();
+            }
+        }
+    }
+}
+
+impl Probe {
+    /// The promises that hold at every instant: the current key works, the pending key is nobody's victim, and nobody else's
+    /// keys are touched.
+    pub fn look(&self, when: &str) {
+        let held = |label: &str| {
+            self.emulator.with_secrets_manager(|service| {
+                let secret = service.secret(&self.arn)?;
+                key_in(secret.versions.labelled(label)?.text()?)
+            })
+        };
+        let (current, pending) = (held("AWSCURRENT"), held("AWSPENDING"));
+        let now = self.emulator.clock().now();
+        let mut broken = Vec::new();
+        self.emulator.with_kosli(|kosli| {
+            if let Some(current) = &current
+                && self.current_is_alive.load(Ordering::SeqCst)
+                && !kosli.keys().any(|key| key.value == *current && key.is_live_at(now))
+            {
+                broken.push("I1: the key under AWSCURRENT is dead");
+            }
+            if let Some(pending) = &pending
+                && pending_only(&current, pending)
+                && self.pending_is_safe.load(Ordering::SeqCst)
+                && kosli.keys().any(|key| key.value == *pending && (key.revoked_at.is_some() || key.rotated_at.is_some()))
+            {
+                broken.push("I4: the key under AWSPENDING was revoked or put into a grace period");
+            }
+            let touched = |key: &&Key| key.revoked_at.is_some() || key.rotated_at.is_some();
+            if kosli.keys().filter(|key| self.strangers.contains(&key.id)).any(|key| touched(&key)) {
+                broken.push("I4: a stranger's key was touched");
+            }
+        });
+        self.violations.lock().unwrap().extend(broken.iter().map(|what| format!("{what}, {when}")));
+    }
+
+    /// The faults that have not befallen a call.
+    pub fn unused_faults(&self) -> usize {
+        self.faults.lock().unwrap().len()
+    }
+}
+
+fn pending_only(current: &Option<String>, pending: &str) -> bool {
+    current.as_deref() != Some(pending)
+}
+
+/// The key in a secret's value, of whatever shape.
+pub fn key_in(value: &str) -> Option<String> {
+    match serde_json::from_str::<Value>(value) {
+        Ok(Value::Object(fields)) => {
+            let key = fields.get("api_key").or(fields.get("KOSLI_API_TOKEN"))?;
+            Some(key.as_str()?.to_owned())
+        }
+        _ => Some(value.trim().to_owned()),
+    }
+}
+
+impl World {
+    fn new(bench: &Bench, setting: &Setting) -> Self {
+        let emulator = bench.emulator.clone();
+        emulator.reset();
+        fastrand::seed(7);
+        let ago = |days: u32| start() - DAY * days;
+        let expiry = start() + DAY * 200;
+        let (first_key, value, mut strangers, admin_value) = emulator.with_kosli(|kosli| {
+            kosli.seed(7);
+            kosli.switches = Switches::default();
+            kosli.add_account(ORG, ACCOUNT, Role::Member);
+            kosli.add_account(ORG, "platform", Role::Admin);
+            let (id, value) = kosli.add_key(ORG, ACCOUNT, DESCRIPTION, ago(60), Some(expiry));
+            let (_, admin_value) = kosli.add_key(ORG, "platform", "rotates", ago(60), Some(expiry));
+            let strangers = vec![
+                kosli.add_key(ORG, ACCOUNT, DESCRIPTION, ago(90), Some(expiry)).0,
+                kosli.add_key(ORG, ACCOUNT, "somebody's laptop", ago(2), Some(expiry)).0,
+            ];
+            (id, value, strangers, admin_value)
+        });
+        let document = match setting.shape {
+            Shape::ApiKey => json!({"note": "ours", "org": ORG, "service_account": ACCOUNT, "key_id": first_key,
+                                    "api_key": value, "number": 7})
+            .to_string(),
+            Shape::Environment => json!({"KOSLI_ORG": ORG, "KOSLI_SERVICE_ACCOUNT": ACCOUNT,
+                                         "KOSLI_API_KEY_ID": first_key, "KOSLI_API_TOKEN": value})
+            .to_string(),
+            Shape::WithoutId => json!({"KOSLI_ORG": ORG, "KOSLI_API_TOKEN": value}).to_string(),
+            Shape::Plain => value.clone(),
+        };
+        let mut tags = Vec::new();
+        if matches!(setting.shape, Shape::WithoutId | Shape::Plain) {
+            tags.push(("kosli:service-account", ACCOUNT));
+            tags.push(("kosli:key-id", first_key.as_str()));
+        }
+        if setting.shape == Shape::Plain {
+            tags.push(("kosli:org", ORG));
+        }
+        let tags: Vec<Value> = tags.iter().map(|(key, value)| json!({"Key": key, "Value": value})).collect();
+        let aws = |operation: &str, body: Value| aws(&emulator, operation, &body).unwrap();
+        aws("CreateSecret", json!({"Name": ADMIN_SECRET, "SecretString": admin_value, "ClientRequestToken": token("admin", 0)}));
+        let made = aws(
+            "CreateSecret",
+            json!({"Name": SECRET, "SecretString": document, "Tags": tags, "ClientRequestToken": token("first", 0)}),
+        );
+        let arn = made["ARN"].as_str().unwrap().to_owned();
+        // The version is as old as its key.
+        emulator.clock().advance(HOUR);
+
+        // A stranger whose expiry carries our very mark: it was used, and it is older than the version.
+        let mark = kosli_key_rotation::marker::Mark::of(&arn, &version_id(&token("first", 0)));
+        let attempt = kosli_key_rotation::marker::Attempt::fresh(&[]);
+        let marked = mark.expires_at(attempt, start(), DAY * 100);
+        strangers.push(emulator.with_kosli(|kosli| {
+            let expires_at = UNIX_EPOCH + Duration::from_secs(marked);
+            kosli.add_key(ORG, ACCOUNT, DESCRIPTION, ago(1), Some(expires_at)).0
+        }));
+        emulator.with_kosli(|kosli| kosli.switches = setting.switches.clone());
+        emulator.with_secrets_manager(|service| service.set_staleness(setting.staleness));
+        let executions = bench.executions.clone();
+        let probe = Arc::new(Probe {
+            emulator: emulator.clone(),
+            strangers: strangers.clone(),
+            arn: arn.clone(),
+            faults: Mutex::default(),
+            count: AtomicUsize::new(0),
+            kills: executions.iter().map(|execution| (execution.tag.clone(), Arc::default())).collect(),
+            violations: Mutex::default(),
+            current_is_alive: true.into(),
+            pending_is_safe: true.into(),
+            gate: Mutex::default(),
+        });
+        emulator.set_hook(probe.clone());
+        Self {
+            emulator,
+            setting: setting.clone(),
+            executions,
+            arn,
+            first_key,
+            strangers,
+            probe,
+            history: Rc::default(),
+        }
+    }
+
+    /// Lets a fault befall the call with this number, counted from one.
+    pub fn fault(&self, call: usize, fault: Fault) {
+        self.probe.faults.lock().unwrap().insert(call, fault);
+    }
+
+    pub fn set_gate(&self, gate: Option<Arc<dyn Gate>>) {
+        *self.probe.gate.lock().unwrap() = gate;
+    }
+
+    /// Calls Secrets Manager as a person does, without being counted.
+    pub fn aws(&self, operation: &str, body: Value) -> Result<Value, String> {
+        aws(&self.emulator, operation, &body)
+    }
+
+    /// Calls `RotateSecret` with this token and takes the rotation that it began.
+    pub fn begin_rotation(&self, token: &str) -> Option<RotationRequest> {
+        let body = json!({
+            "SecretId": self.arn,
+            "ClientRequestToken": token,
+            "RotationLambdaARN": "arn:aws:lambda:eu-west-1:123456789012:function:kosli-key-rotation",
+            "RotationRules": {"AutomaticallyAfterDays": 30},
+        });
+        // A refusal that attempts an earlier rotation again begins one all the same.
+        let _ = self.aws("RotateSecret", body);
+        self.emulator.with_secrets_manager(|service| service.take_rotations()).into_iter().next()
+    }
+
+    /// Rotates once, as Secrets Manager does: all four steps, the whole process again after a failure.
+    pub async fn rotate(&self, token: &str, retries: Retries) -> Event {
+        let Some(rotation) = self.begin_rotation(token) else { return Event::Abandoned };
+        self.drive(&rotation, retries).await
+    }
+
+    /// Drives a rotation that has begun.
+    pub async fn drive(&self, rotation: &RotationRequest, retries: Retries) -> Event {
+        let history = self.history.clone();
+        let invoke = |event: Value| async move { self.invoke(0, &event).await };
+        emulator::rotation::rotate(&self.emulator, rotation, retries, invoke, |_, event| {
+            history.borrow_mut().push(event.to_string());
+        })
+        .await
+    }
+
+    /// Invokes one execution environment, as Lambda does: killed at the function's time-out, or when a fault says so.
+    pub async fn invoke(&self, execution: usize, event: &Value) -> Outcome {
+        let function = self.function(execution);
+        let clock = self.emulator.clock();
+        let deadline = clock.now() + TIMEOUT;
+        let killed = &self.probe.kills[execution].1;
+        let died = |how: &str| {
+            Err(FunctionError { error_type: format!("Runtime.{how}"), error_message: format!("the process was {how}") })
+        };
+        tokio::select! {
+            biased;
+            () = killed.notified() => died("killed"),
+            answer = function.handle(event, deadline) => answer.map_err(|error| FunctionError {
+                error_type: error.kind().word().to_owned(),
+                error_message: error.to_string(),
+            }),
+            () = clock.timer(TIMEOUT) => died("timed out"),
+        }
+    }
+
+    /// The function, as it is configured in this world.
+    pub fn function(&self, execution: usize) -> Function {
+        let Execution { secrets_manager, kosli, .. } = &self.executions[execution];
+        let setting = &self.setting;
+        let config = Config::from_vars(|name| {
+            if let Some((_, value)) = setting.variables.iter().find(|(variable, _)| variable == name) {
+                return Some(value.clone());
+            }
+            match name {
+                "KOSLI_ADMIN_SECRET_ID" if setting.admin => Some(ADMIN_SECRET.to_owned()),
+                "KOSLI_REVOKE_OLD_KEY" if setting.revoke_immediately => Some("immediately".to_owned()),
+                _ => None,
+            }
+        });
+        Function {
+            config: config.unwrap(),
+            secrets_manager: secrets_manager.clone(),
+            kosli: kosli.clone(),
+            clock: Arc::new(EmulatorClock(self.emulator.clone())),
+        }
+    }
+
+    /// The value under a label.
+    pub fn value(&self, label: &str) -> Option<String> {
+        self.emulator.with_secrets_manager(|service| {
+            let secret = service.secret(&self.arn)?;
+            Some(secret.versions.labelled(label)?.text()?.to_owned())
+        })
+    }
+
+    /// The Kosli key whose value a label holds.
+    pub fn key(&self, label: &str) -> Option<Key> {
+        let value = key_in(&self.value(label)?)?;
+        self.emulator.with_kosli(|kosli| kosli.keys().find(|key| key.value == value).cloned())
+    }
+
+    /// The keys that the function has minted.
+    pub fn minted(&self) -> Vec<Key> {
+        self.emulator
+            .with_kosli(|kosli| kosli.keys().filter(|key| key.minted_by != MintedBy::SetUp).cloned().collect())
+    }
+
+    /// How many calls the function has made since the set-up.
+    pub fn calls(&self) -> usize {
+        self.probe.count.load(Ordering::SeqCst)
+    }
+
+    /// What was broken at any instant so far.
+    pub fn violations(&self) -> Vec<String> {
+        self.probe.violations.lock().unwrap().clone()
+    }
+
+    /// The promises that hold once a rotation has completed.
+    pub fn check_completed(&self) -> Vec<String> {
+        self.probe.look("at the end");
+        let mut broken = self.violations();
+        let now = self.emulator.clock().now();
+        let held: Vec<String> = self.emulator.with_secrets_manager(|service| {
+            let secret = service.secret(&self.arn).unwrap();
+            secret
+                .versions
+                .iter()
+                .filter(|version| !version.stages.is_empty())
+                .filter_map(|version| key_in(version.text()?))
+                .collect()
+        });
+        for key in self.minted() {
+            let dies_soon = key.dies_at().is_some_and(|death| death <= now + HOUR);
+            let shares_an_id = self.emulator.with_kosli(|kosli| {
+                kosli.keys().any(|other| other.id == key.id && held.contains(&other.value))
+            });
+            if key.is_live_at(now) && !held.contains(&key.value) && !dies_soon && !shares_an_id {
+                broken.push(format!("I3: the key {} lives, and no version holds it: {key:?}", key.id));
+            }
+        }
+        match self.key("AWSCURRENT") {
+            Some(key) if key.id == self.first_key && key.minted_by == MintedBy::SetUp => {
+                broken.push("the key was not replaced".to_owned());
+            }
+            Some(key) if key.rotated_at.is_some() => broken.push("I1: the new key is in its grace period".to_owned()),
+            Some(_) => {}
+            None => broken.push("nothing is under AWSCURRENT".to_owned()),
+        }
+        let pending = self.value("AWSPENDING");
+        if pending.is_some() && pending != self.value("AWSCURRENT") {
+            broken.push("AWSPENDING was left behind".to_owned());
+        }
+        broken
+    }
+
+    /// All that a person needs to see what went wrong.
+    pub fn story(&self) -> String {
+        use std::fmt::Write;
+        let mut story = String::new();
+        for line in self.history.borrow().iter() {
+            writeln!(story, "  {line}").unwrap();
+        }
+        for call in self.emulator.calls() {
+            let fault = call.fault.as_ref().map(|fault| format!(" [{fault}]")).unwrap_or_default();
+            writeln!(
+                story,
+                "  {:>3} {} {} {} -> {:?} {:?} {}{fault}",
+                call.number, call.tag, call.operation, call.detail, call.effect, call.status, call.outcome
+            )
+            .unwrap();
+        }
+        for key in self.emulator.with_kosli(|kosli| kosli.keys().cloned().collect::<Vec<_>>()) {
+            writeln!(story, "  {key:?}").unwrap();
+        }
+        story
+    }
+}
+
+/// A version id that looks like AWS's.
+pub fn token(kind: &str, number: usize) -> String {
+    format!("{kind:0>8}-0000-4000-8000-{number:012}")
+}
+
+/// A version id as the function knows it, from an event.
+pub fn version_id(id: &str) -> kosli_key_rotation::event::VersionId {
+    use kosli_key_rotation::event::Event;
+    let event = json!({"Step": "createSecret", "SecretId": "s", "ClientRequestToken": id});
+    match Event::parse(&event) {
+        Ok(Event::Rotation(event)) => event.token,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn aws(emulator: &Emulator, operation: &str, body: &Value) -> Result<Value, String> {
+    let request = Request::post("/")
+        .header("x-amz-target", format!("secretsmanager.{operation}"))
+        .header("authorization", "AWS4-HMAC-SHA256 made up")
+        .body(body.to_string().into())
+        .unwrap();
+    let answer = emulator.with_secrets_manager(|service| service.handle(&request));
+    let value = serde_json::from_slice(answer.body()).unwrap_or_default();
+    if answer.status().is_success() { Ok(value) } else { Err(format!("{value}")) }
+}
