@@ -167,8 +167,11 @@ pub struct Probe {
     emulator: Emulator,
     strangers: Vec<String>,
     arn: String,
-    /// What befalls the call with this number, counted from one after the set-up.
-    faults: Mutex<BTreeMap<usize, Fault>>,
+    /// What befalls the call with this number, counted from one after the set-up, and for how long the calls of the same
+    /// operation after it.
+    faults: Mutex<BTreeMap<usize, (Fault, Duration)>>,
+    /// Faults that go on: the operation, what befalls it, and until when.
+    lasting: Mutex<Vec<(String, Fault, SystemTime)>>,
     count: AtomicUsize,
     /// By tag: a notification that ends an execution.
     kills: Vec<(String, Arc<Notify>)>,
@@ -194,7 +197,14 @@ impl Hook for Probe {
                 gate.pass(call).await;
             }
             let number = self.count.fetch_add(1, Ordering::SeqCst) + 1;
-            self.faults.lock().unwrap().remove(&number)
+            let now = self.emulator.clock().now();
+            if let Some((fault, lasts)) = self.faults.lock().unwrap().remove(&number) {
+                self.lasting.lock().unwrap().push((call.operation.clone(), fault.clone(), now + lasts));
+                return Some(fault);
+            }
+            let lasting = self.lasting.lock().unwrap();
+            let ongoing = |(operation, _, until): &&(String, Fault, SystemTime)| *operation == call.operation && now < *until;
+            lasting.iter().find(ongoing).map(|(_, fault, _)| fault.clone())
         })
     }
 
@@ -332,6 +342,7 @@ impl World {
             strangers: strangers.clone(),
             arn: arn.clone(),
             faults: Mutex::default(),
+            lasting: Mutex::default(),
             count: AtomicUsize::new(0),
             kills: executions.iter().map(|execution| (execution.tag.clone(), Arc::default())).collect(),
             violations: Mutex::default(),
@@ -352,9 +363,10 @@ impl World {
         }
     }
 
-    /// Lets a fault befall the call with this number, counted from one.
-    pub fn fault(&self, call: usize, fault: Fault) {
-        self.probe.faults.lock().unwrap().insert(call, fault);
+    /// Lets a fault befall the call with this number, counted from one, and the calls of the same operation for as long
+    /// after it as `lasts` says.
+    pub fn fault(&self, call: usize, fault: Fault, lasts: Duration) {
+        self.probe.faults.lock().unwrap().insert(call, (fault, lasts));
     }
 
     pub fn set_gate(&self, gate: Option<Arc<dyn Gate>>) {
