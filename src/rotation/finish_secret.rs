@@ -153,9 +153,8 @@ async fn clean_up(
         Some(admin) => Authority { key: admin.key.clone(), role: Role::Admin },
         None => Authority { key: new.key().clone(), role: Role::New },
     };
-    for id in sweep(invocation, view, new, &replaced, &authority).await.map_err(incomplete)? {
-        answer.revoked_key_ids.push(id.to_string());
-    }
+    let swept = sweep(invocation, view, new, &replaced, &authority, &mut answer.warnings).await.map_err(incomplete)?;
+    answer.revoked_key_ids.extend(swept.iter().map(ToString::to_string));
     if policy.revoke_old_key == RevokeOldKey::Immediately {
         revoke_old_key(invocation, new, &replaced, &authority, &mut answer).await.map_err(incomplete)?;
     }
@@ -169,8 +168,18 @@ async fn sweep(
     new: &Credential,
     replaced: &Credential,
     authority: &Authority,
+    warnings: &mut Vec<String>,
 ) -> Result<Vec<KeyId>, RotationError> {
     let listing = invocation.list(&new.account, authority).await?;
+    if let Some(id) = &new.key_id
+        && listing.keys.iter().all(|key| key.id != *id)
+        && matches!(invocation.kosli(&authority.key).get(&new.account, id).await, Ok(Some(_)))
+    {
+        warnings.push(format!(
+            "Kosli's list of keys does not show the new key {id}, which exists: the list is not whole, and a lost key of this \
+             rotation would not be found. Compare the account's never-used keys in Kosli with the secret."
+        ));
+    }
     let old_entry = replaced.key_id.as_ref().and_then(|id| listing.keys.iter().find(|key| key.id == *id));
     let held_here = [&new.key_id, &replaced.key_id];
     // The version before the replaced one counts where it holds the same key. It is read only if one of its keys shows up.

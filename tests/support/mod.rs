@@ -203,7 +203,8 @@ impl Hook for Probe {
                 return Some(fault);
             }
             let lasting = self.lasting.lock().unwrap();
-            let ongoing = |(operation, _, until): &&(String, Fault, SystemTime)| *operation == call.operation && now < *until;
+            let ongoing =
+                |(operation, _, until): &&(String, Fault, SystemTime)| *operation == call.operation && now < *until;
             lasting.iter().find(ongoing).map(|(_, fault, _)| fault.clone())
         })
     }
@@ -244,7 +245,9 @@ impl Probe {
             if let Some(pending) = &pending
                 && pending_only(&current, pending)
                 && self.pending_is_safe.load(Ordering::SeqCst)
-                && kosli.keys().any(|key| key.value == *pending && (key.revoked_at.is_some() || key.rotated_at.is_some()))
+                && kosli
+                    .keys()
+                    .any(|key| key.value == *pending && (key.revoked_at.is_some() || key.rotated_at.is_some()))
             {
                 broken.push("I4: the key under AWSPENDING was revoked or put into a grace period");
             }
@@ -317,7 +320,10 @@ impl World {
         }
         let tags: Vec<Value> = tags.iter().map(|(key, value)| json!({"Key": key, "Value": value})).collect();
         let aws = |operation: &str, body: Value| aws(&emulator, operation, &body).unwrap();
-        aws("CreateSecret", json!({"Name": ADMIN_SECRET, "SecretString": admin_value, "ClientRequestToken": token("admin", 0)}));
+        aws(
+            "CreateSecret",
+            json!({"Name": ADMIN_SECRET, "SecretString": admin_value, "ClientRequestToken": token("admin", 0)}),
+        );
         let made = aws(
             "CreateSecret",
             json!({"Name": SECRET, "SecretString": document, "Tags": tags, "ClientRequestToken": token("first", 0)}),
@@ -465,8 +471,7 @@ impl World {
 
     /// The keys that the function has minted.
     pub fn minted(&self) -> Vec<Key> {
-        self.emulator
-            .with_kosli(|kosli| kosli.keys().filter(|key| key.minted_by != MintedBy::SetUp).cloned().collect())
+        self.emulator.with_kosli(|kosli| kosli.keys().filter(|key| key.minted_by != MintedBy::SetUp).cloned().collect())
     }
 
     /// How many calls the function has made since the set-up.
@@ -495,9 +500,9 @@ impl World {
         });
         for key in self.minted() {
             let dies_soon = key.dies_at().is_some_and(|death| death <= now + HOUR);
-            let shares_an_id = self.emulator.with_kosli(|kosli| {
-                kosli.keys().any(|other| other.id == key.id && held.contains(&other.value))
-            });
+            let shares_an_id = self
+                .emulator
+                .with_kosli(|kosli| kosli.keys().any(|other| other.id == key.id && held.contains(&other.value)));
             if key.is_live_at(now) && !held.contains(&key.value) && !dies_soon && !shares_an_id {
                 broken.push(format!("I3: the key {} lives, and no version holds it: {key:?}", key.id));
             }
