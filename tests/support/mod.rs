@@ -170,6 +170,8 @@ pub struct Probe {
     /// What befalls the call with this number, counted from one after the set-up, and for how long the calls of the same
     /// operation after it.
     faults: Mutex<BTreeMap<usize, (Fault, Duration)>>,
+    /// What befalls the first call of an operation.
+    first_of: Mutex<Vec<(String, Fault)>>,
     /// Faults that go on: the operation, what befalls it, and until when.
     lasting: Mutex<Vec<(String, Fault, SystemTime)>>,
     count: AtomicUsize,
@@ -202,6 +204,11 @@ impl Hook for Probe {
                 self.lasting.lock().unwrap().push((call.operation.clone(), fault.clone(), now + lasts));
                 return Some(fault);
             }
+            let mut first_of = self.first_of.lock().unwrap();
+            if let Some(place) = first_of.iter().position(|(operation, _)| *operation == call.operation) {
+                return Some(first_of.swap_remove(place).1);
+            }
+            drop(first_of);
             let lasting = self.lasting.lock().unwrap();
             let ongoing =
                 |(operation, _, until): &&(String, Fault, SystemTime)| *operation == call.operation && now < *until;
@@ -284,7 +291,9 @@ impl World {
     fn new(bench: &Bench, setting: &Setting) -> Self {
         let emulator = bench.emulator.clone();
         emulator.reset();
+        // Every case of a setting takes the same course: ids, ARNs and attempt bits are the same.
         fastrand::seed(7);
+        emulator.with_secrets_manager(|service| service.seed(7));
         let ago = |days: u32| start() - DAY * days;
         let expiry = start() + DAY * 200;
         let (first_key, value, mut strangers, admin_value) = emulator.with_kosli(|kosli| {
@@ -348,6 +357,7 @@ impl World {
             strangers: strangers.clone(),
             arn: arn.clone(),
             faults: Mutex::default(),
+            first_of: Mutex::default(),
             lasting: Mutex::default(),
             count: AtomicUsize::new(0),
             kills: executions.iter().map(|execution| (execution.tag.clone(), Arc::default())).collect(),
@@ -373,6 +383,11 @@ impl World {
     /// after it as `lasts` says.
     pub fn fault(&self, call: usize, fault: Fault, lasts: Duration) {
         self.probe.faults.lock().unwrap().insert(call, (fault, lasts));
+    }
+
+    /// Lets a fault befall the first call of this operation.
+    pub fn fault_on(&self, operation: &str, fault: Fault) {
+        self.probe.first_of.lock().unwrap().push((operation.to_owned(), fault));
     }
 
     pub fn set_gate(&self, gate: Option<Arc<dyn Gate>>) {
