@@ -72,7 +72,8 @@ impl Function {
     }
 
     async fn step(&self, event: &RotationEvent, deadline: SystemTime) -> Result<StepAnswer, RotationError> {
-        let invocation = Invocation { function: self, budget: Budget::new(Arc::clone(&self.clock), deadline), event };
+        let budget = Budget::new(Arc::clone(&self.clock), deadline);
+        let invocation = Invocation { session: Session { function: self, budget, secret: &event.secret_id }, event };
         info!(step = event.step.name(), secret_id = %event.secret_id, version_id = %event.token, "step begins");
         // Boxed: the four steps side by side in one future are more than the compiler's layout depth.
         let answer = match event.step {
@@ -123,10 +124,16 @@ pub struct StepAnswer {
     warnings: Vec<String>,
 }
 
-/// One invocation for one step.
-struct Invocation<'a> {
+/// What a secret is looked at and rotated with, in one invocation.
+struct Session<'a> {
     function: &'a Function,
     budget: Budget,
+    secret: &'a SecretId,
+}
+
+/// One invocation for one step.
+struct Invocation<'a> {
+    session: Session<'a>,
     event: &'a RotationEvent,
 }
 
@@ -185,16 +192,8 @@ impl Role {
 }
 
 impl Invocation<'_> {
-    fn secret(&self) -> &SecretId {
-        &self.event.secret_id
-    }
-
     fn token(&self) -> &VersionId {
         &self.event.token
-    }
-
-    fn kosli<'a>(&'a self, key: &'a ApiKey) -> Caller<'a> {
-        self.function.kosli.with(&self.budget, key)
     }
 
     fn answer(&self, outcome: &'static str) -> StepAnswer {
@@ -214,16 +213,17 @@ impl Invocation<'_> {
 
     /// Reads what the step needs, side by side, and again while what should be visible is not.
     async fn observe(&self, needs: Needs) -> Result<View, RotationError> {
+        let session = &self.session;
         let mut pauses = STALE_VIEW_PAUSES.iter();
         loop {
             let (description, token, current, previous, admin) = tokio::join!(
-                self.function.secrets_manager.describe(&self.budget, self.secret()),
-                self.read(Which::Id(self.token())),
-                read_if(needs.current, self.read(Which::Label(CURRENT))),
-                read_if(needs.previous, self.read(Which::Label(PREVIOUS))),
-                self.admin_key(needs.admin),
+                session.function.secrets_manager.describe(&session.budget, session.secret),
+                session.read(Which::Id(self.token())),
+                read_if(needs.current, session.read(Which::Label(CURRENT))),
+                read_if(needs.previous, session.read(Which::Label(PREVIOUS))),
+                session.admin_key(needs.admin),
             );
-            let description = description.map_err(|error| self.aws_failed(&error))?;
+            let description = description.map_err(|error| session.aws_failed(&error))?;
             let (token, current, previous) = (token?, current?, previous?);
             let standing = Standing::of(&description, self.token());
             let settled = match &standing {
@@ -236,7 +236,7 @@ impl Invocation<'_> {
             };
             if !settled
                 && let Some(&pause) = pauses.next()
-                && self.budget.pause(pause).await
+                && session.budget.pause(pause).await
             {
                 continue;
             }
@@ -251,11 +251,17 @@ impl Invocation<'_> {
             return Ok(View { description, standing, token, current, previous, admin: admin? });
         }
     }
+}
+
+impl Session<'_> {
+    fn kosli<'a>(&'a self, key: &'a ApiKey) -> Caller<'a> {
+        self.function.kosli.with(&self.budget, key)
+    }
 
     async fn read(&self, which: Which<'_>) -> Result<Option<Version>, RotationError> {
         self.function
             .secrets_manager
-            .read(&self.budget, self.secret(), which)
+            .read(&self.budget, self.secret, which)
             .await
             .map_err(|error| self.aws_failed(&error))
     }
@@ -368,7 +374,7 @@ impl Invocation<'_> {
     /// An error of Secrets Manager in words for the operator.
     fn aws_failed(&self, error: &SecretsManagerError) -> RotationError {
         let operation = error.operation();
-        let secret = self.secret();
+        let secret = self.secret;
         match error {
             SecretsManagerError::Unclear { .. } => RotationError::new(
                 ErrorKind::SecretsManagerUnavailable,

@@ -29,10 +29,10 @@ pub(super) async fn create_secret(invocation: &Invocation<'_>) -> Result<StepAns
         ));
     }
     let View { description, token: pending, current, previous, admin, .. } = view;
-    let policy = invocation.function.config.policy.with_tags(&description.tags)?;
+    let policy = invocation.session.function.config.policy.with_tags(&description.tags)?;
     let Some(current) = current else { return Err(super::current_unreadable(None, invocation.token())) };
     let current = Credential::parse_replaced(&current, &description, invocation.token(), CURRENT)?;
-    invocation.permit(&current.account)?;
+    invocation.session.permit(&current.account)?;
     if let Some(pending) = pending {
         return already_created(invocation, &current, &pending, &description).await;
     }
@@ -40,10 +40,10 @@ pub(super) async fn create_secret(invocation: &Invocation<'_>) -> Result<StepAns
 
     // A previous version that does not parse is ignored: it is only looked at to learn more, never to act on it.
     let previous = previous.and_then(|version| Credential::parse(&version, &description, PREVIOUS).ok());
-    let authority = invocation.authority(admin, current.key(), Role::Current);
+    let authority = invocation.session.authority(admin, current.key(), Role::Current);
     let (acceptance, listing) = tokio::join!(
-        invocation.accepts(&current.account, current.key(), "the current key", &DEATH_PAUSES),
-        invocation.list(&current.account, &authority),
+        invocation.session.accepts(&current.account, current.key(), "the current key", &DEATH_PAUSES),
+        invocation.session.list(&current.account, &authority),
     );
     let alive = match (acceptance?, listing.is_err(), authority.role) {
         (Acceptance::Accepted, _, _) => true,
@@ -84,7 +84,7 @@ async fn already_created(
     if pending.key().same(current.key()) {
         return Err(pending_is_current(invocation));
     }
-    match invocation.accepts(&pending.account, pending.key(), "the pending key", &ACCEPTANCE_PAUSES).await? {
+    match invocation.session.accepts(&pending.account, pending.key(), "the pending key", &ACCEPTANCE_PAUSES).await? {
         Acceptance::Accepted => {
             Ok(StepAnswer { key_id: pending.key_id.as_ref().and_then(shown), ..invocation.answer("already created") })
         }
@@ -143,7 +143,7 @@ pub(super) fn dead_without_admin(current: &Credential) -> RotationError {
 
 /// The two command lines that clear a pending version *with* a value and begin again.
 fn begin_again(invocation: &Invocation<'_>) -> String {
-    let (secret, token) = (invocation.secret(), invocation.token());
+    let (secret, token) = (invocation.session.secret, invocation.token());
     format!(
         "Clear it and begin again: `aws secretsmanager update-secret-version-stage --secret-id {secret} --version-stage \
          AWSPENDING --remove-from-version-id {token}`, then `aws secretsmanager rotate-secret --secret-id {secret}`."

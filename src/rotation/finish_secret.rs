@@ -7,7 +7,9 @@ use tracing::{info, warn};
 use super::create_secret::{pending_dead, pending_is_current, pending_value_missing};
 use super::credential::Credential;
 use super::replacement::Marks;
-use super::{ACCEPTANCE_PAUSES, Authority, Invocation, Needs, Role, StepAnswer, TRY_AGAIN, View, kosli_failed, shown};
+use super::{
+    ACCEPTANCE_PAUSES, Authority, Invocation, Needs, Role, Session, StepAnswer, TRY_AGAIN, View, kosli_failed, shown,
+};
 use crate::config::{Policy, RevokeOldKey};
 use crate::error::{ErrorKind, RotationError};
 use crate::event::VersionId;
@@ -33,11 +35,11 @@ pub(super) async fn finish_secret(invocation: &Invocation<'_>) -> Result<StepAns
     let needs = Needs { current: true, admin: true, token_value: true, previous: false };
     let view = invocation.observe(needs).await?;
     let version = view.token.as_ref().ok_or_else(pending_value_missing)?;
-    let (policy, unreadable) = invocation.function.config.policy.with_readable_tags(&view.description.tags);
+    let (policy, unreadable) = invocation.session.function.config.policy.with_readable_tags(&view.description.tags);
     let mut answer = match &view.standing {
         Standing::Current { previous } => {
             let new = Credential::parse(version, &view.description, CURRENT)?;
-            invocation.permit(&new.account)?;
+            invocation.session.permit(&new.account)?;
             let answer = invocation.answer("already current");
             clean_up(invocation, &view, &new, previous.as_ref(), None, policy, answer).await?
         }
@@ -69,12 +71,14 @@ async fn prove(invocation: &Invocation<'_>, view: &View, pending: &Credential) -
     let current = view.current.as_ref().ok_or_else(|| super::current_unreadable(None, invocation.token()))?;
     let current = Credential::parse_replaced(current, &view.description, invocation.token(), CURRENT)?;
     pending.same_account_as(&current, [PENDING, CURRENT])?;
-    invocation.permit(&pending.account)?;
+    invocation.session.permit(&pending.account)?;
     if pending.key().same(current.key()) {
         return Err(pending_is_current(invocation));
     }
-    let accepted =
-        invocation.accepts(&pending.account, pending.key(), "the key under AWSPENDING", &ACCEPTANCE_PAUSES).await?;
+    let accepted = invocation
+        .session
+        .accepts(&pending.account, pending.key(), "the key under AWSPENDING", &ACCEPTANCE_PAUSES)
+        .await?;
     match accepted {
         Acceptance::Accepted => Ok(current),
         Acceptance::Dead => Err(pending_dead(invocation)),
@@ -85,13 +89,14 @@ async fn prove(invocation: &Invocation<'_>, view: &View, pending: &Credential) -
 /// Manager; taking it off in a second call "can indicate to Secrets Manager that the rotation did not complete".
 /// Source: <https://docs.aws.amazon.com/secretsmanager/latest/userguide/rotate-secrets_lambda-functions.html>
 async fn promote(invocation: &Invocation<'_>, current: &VersionId) -> Result<(), RotationError> {
-    let Invocation { function, budget, .. } = invocation;
+    let Session { function, budget, secret } = &invocation.session;
     let manager = &function.secrets_manager;
-    let (secret, token) = (invocation.secret(), invocation.token());
+    let token = invocation.token();
     for attempt in 1.. {
         let Err(error) = manager.promote(budget, secret, token, current).await else { return Ok(()) };
         // Whatever the answer was, the labels tell what happened.
-        let description = manager.describe(budget, secret).await.map_err(|error| invocation.aws_failed(&error))?;
+        let description =
+            manager.describe(budget, secret).await.map_err(|error| invocation.session.aws_failed(&error))?;
         match description.holder(CURRENT) {
             Some(holder) if holder == token => return Ok(()),
             Some(holder) if holder != current => {
@@ -106,7 +111,7 @@ async fn promote(invocation: &Invocation<'_>, current: &VersionId) -> Result<(),
         use crate::budget::Repeatable;
         let backoff = Duration::from_millis(500) * attempt;
         if error.repeat_after().is_none() || attempt as usize >= PROMOTION_ATTEMPTS || !budget.pause(backoff).await {
-            return Err(invocation.aws_failed(&error));
+            return Err(invocation.session.aws_failed(&error));
         }
     }
     Ok(())
@@ -132,7 +137,7 @@ async fn clean_up(
         (Some(credential), _) => credential,
         (None, None) => return Ok(answer),
         (None, Some(version)) => {
-            let version = invocation.read(Which::Id(version)).await.map_err(incomplete)?;
+            let version = invocation.session.read(Which::Id(version)).await.map_err(incomplete)?;
             // A previous version that does not parse is ignored: nothing can be concluded from it.
             let Some(credential) = version
                 .and_then(|version| {
@@ -170,10 +175,10 @@ async fn sweep(
     authority: &Authority,
     warnings: &mut Vec<String>,
 ) -> Result<Vec<KeyId>, RotationError> {
-    let listing = invocation.list(&new.account, authority).await?;
+    let listing = invocation.session.list(&new.account, authority).await?;
     if let Some(id) = &new.key_id
         && listing.keys.iter().all(|key| key.id != *id)
-        && matches!(invocation.kosli(&authority.key).get(&new.account, id).await, Ok(Some(_)))
+        && matches!(invocation.session.kosli(&authority.key).get(&new.account, id).await, Ok(Some(_)))
     {
         warnings.push(format!(
             "Kosli's list of keys does not show the new key {id}, which exists: the list is not whole, and a lost key of this \
@@ -198,7 +203,7 @@ async fn sweep(
     let mut orphans = suspects(&marks);
     if let Some(before) = before
         && !suspects(&Marks::unproven(&view.description.arn, before)).is_empty()
-        && let Some(version) = invocation.read(Which::Id(before)).await?
+        && let Some(version) = invocation.session.read(Which::Id(before)).await?
         && let Ok(before) = Credential::parse(&version, &view.description, PREVIOUS)
     {
         orphans = suspects(&Marks::of(&view.description.arn, replaced, Some(&before)));
@@ -206,10 +211,11 @@ async fn sweep(
     if orphans.is_empty() {
         return Ok(orphans);
     }
-    let held = invocation.held_key_ids(&view.description, &[new, replaced]).await?;
+    let held = invocation.session.held_key_ids(&view.description, &[new, replaced]).await?;
     orphans.retain(|id| !held.contains(id));
     for id in &orphans {
         invocation
+            .session
             .kosli(&authority.key)
             .revoke(&new.account, id)
             .await
@@ -243,6 +249,7 @@ async fn revoke_old_key(
         return Ok(());
     }
     invocation
+        .session
         .kosli(&authority.key)
         .revoke(&new.account, old_id)
         .await
@@ -267,13 +274,13 @@ async fn revoke_old_key(
 async fn proof_of_death(invocation: &Invocation<'_>, replaced: &Credential) -> &'static str {
     let mut pauses = DEATH_PROOF_PAUSES.iter();
     loop {
-        let verdict = match invocation.kosli(replaced.key()).accepts(&replaced.account.org, &[]).await {
+        let verdict = match invocation.session.kosli(replaced.key()).accepts(&replaced.account.org, &[]).await {
             Ok(Acceptance::Dead) => return "dead",
             Ok(Acceptance::Accepted) => "alive",
             Err(KosliError::Refused { .. } | KosliError::NotSent(_) | KosliError::Unclear(_)) => "cannot tell",
         };
         match pauses.next() {
-            Some(&pause) if invocation.budget.pause(pause).await => {}
+            Some(&pause) if invocation.session.budget.pause(pause).await => {}
             _ => return verdict,
         }
     }

@@ -217,15 +217,15 @@ impl<'a> Replacement<'a> {
                 }
             }
             for (version, label) in stale_labels.by_ref() {
-                let manager = &self.invocation.function.secrets_manager;
+                let manager = &self.invocation.session.function.secrets_manager;
                 manager
-                    .remove_label(&self.invocation.budget, self.invocation.secret(), label, version)
+                    .remove_label(&self.invocation.session.budget, self.invocation.session.secret, label, version)
                     .await
-                    .map_err(|error| self.invocation.aws_failed(&error))?;
+                    .map_err(|error| self.invocation.session.aws_failed(&error))?;
                 info!(label, version_id = %version, "removed a stale staging label");
             }
             // Right before every mint: another execution may have stored its key.
-            if let Some(version) = self.invocation.read(Which::Id(self.invocation.token())).await? {
+            if let Some(version) = self.invocation.session.read(Which::Id(self.invocation.token())).await? {
                 return Ok(Stored::ByTwin(version));
             }
             let attempt = self.fresh_attempt(&listing);
@@ -256,7 +256,7 @@ impl<'a> Replacement<'a> {
                 _ if let Some(asked) = passing(&error)
                     && let Some(&pause) = refusal_pauses.next() =>
                 {
-                    if !self.invocation.budget.pause(asked.max(pause)).await {
+                    if !self.invocation.session.budget.pause(asked.max(pause)).await {
                         return Err(kosli_failed(&error, self.authority.role, "minting a key"));
                     }
                     listing = self.list().await?;
@@ -279,7 +279,7 @@ impl<'a> Replacement<'a> {
             let first = marked.iter().map(|(key, _)| key.created_at).min().unwrap_or(key.created_at);
             self.note_current_key_dies(first + grace, listing);
         }
-        let age_limit = self.invocation.budget.function_timeout() + TAKE_OVER_MARGIN;
+        let age_limit = self.invocation.session.budget.function_timeout() + TAKE_OVER_MARGIN;
         for (key, attempt) in &marked {
             let age = listing.at.duration_since(key.created_at).unwrap_or_default();
             if !self.unclear.contains(attempt) && !self.lost.contains(&key.id) && age < age_limit {
@@ -313,6 +313,7 @@ impl<'a> Replacement<'a> {
         }
         let on_account = entry.is_some()
             || invocation
+                .session
                 .kosli(&self.authority.key)
                 .get(&self.current.account, &id)
                 .await
@@ -383,7 +384,7 @@ impl<'a> Replacement<'a> {
             Some(held) => held,
             None => {
                 let known: Vec<&Credential> = [&self.current].into_iter().chain(self.previous.as_ref()).collect();
-                self.invocation.held_key_ids(self.description, &known).await?
+                self.invocation.session.held_key_ids(self.description, &known).await?
             }
         };
         let unheld = marked.into_iter().filter(|(key, _)| !held.contains(&key.id)).collect();
@@ -404,7 +405,7 @@ impl<'a> Replacement<'a> {
         attempt: Attempt,
         listing: &Listing,
     ) -> Result<Result<(MintAnswer, u64), KosliError>, RotationError> {
-        let budget = &self.invocation.budget;
+        let budget = &self.invocation.session.budget;
         let remaining = budget.remaining();
         if remaining < SHORTEST_MINT + STORE_RESERVE {
             return Err(RotationError::new(
@@ -421,7 +422,7 @@ impl<'a> Replacement<'a> {
         let life = Duration::from_secs(u64::from(self.policy.key_ttl_days) * 86_400);
         let Some(mark) = self.marks.new_key() else { return Ok(Err(KosliError::NotSent("no mark".to_owned()))) };
         let expires_at = mark.expires_at(attempt, listing.at, life);
-        let kosli = self.invocation.kosli(&self.authority.key);
+        let kosli = self.invocation.session.kosli(&self.authority.key);
         let account = &self.current.account;
         let answer = match plan {
             Plan::Rotate { id, grace_period_hours, head } => {
@@ -446,7 +447,7 @@ impl<'a> Replacement<'a> {
     async fn look(&self) -> Result<Listing, RotationError> {
         let mut last = None;
         for pause in LOOK_PAUSES {
-            if !self.invocation.budget.pause(pause).await {
+            if !self.invocation.session.budget.pause(pause).await {
                 return Err(mint_unclear("there is no time left to look for it"));
             }
             let listing = self.list().await;
@@ -469,7 +470,7 @@ impl<'a> Replacement<'a> {
     }
 
     async fn list(&self) -> Result<Listing, RotationError> {
-        self.invocation.list(&self.current.account, &self.authority).await
+        self.invocation.session.list(&self.current.account, &self.authority).await
     }
 
     /// Takes a refusal that lasted as Kosli's answer: this key cannot be rotated. Ok: there is another way.
@@ -514,7 +515,7 @@ impl<'a> Replacement<'a> {
 
     /// Waits until another execution has stored its key, or can no longer live. `None`: it can no longer live.
     async fn wait_for_twin(&self, id: &KeyId, age: Duration) -> Result<Option<Version>, RotationError> {
-        let budget = &self.invocation.budget;
+        let budget = &self.invocation.session.budget;
         let wait = (budget.function_timeout() + TAKE_OVER_MARGIN).saturating_sub(age);
         let has_room = budget.remaining() > wait + SHORTEST_MINT + STORE_RESERVE;
         info!(key_id = %id, wait_s = wait.as_secs(), has_room, "another execution may be about to store its key");
@@ -523,7 +524,7 @@ impl<'a> Replacement<'a> {
             if left.is_zero() || !budget.pause(left.min(TWIN_PAUSE)).await {
                 break;
             }
-            if let Some(version) = self.invocation.read(Which::Id(self.invocation.token())).await? {
+            if let Some(version) = self.invocation.session.read(Which::Id(self.invocation.token())).await? {
                 return Ok(Some(version));
             }
         }
@@ -531,7 +532,7 @@ impl<'a> Replacement<'a> {
             return Ok(None);
         }
         // One more look: the other execution may have been faster than this one's reads.
-        if let Some(version) = self.invocation.read(Which::Id(self.invocation.token())).await? {
+        if let Some(version) = self.invocation.session.read(Which::Id(self.invocation.token())).await? {
             return Ok(Some(version));
         }
         Err(RotationError::new(
@@ -554,20 +555,21 @@ impl<'a> Replacement<'a> {
         plan: &Plan,
         listing: &Listing,
     ) -> Result<Stored, RotationError> {
-        let Invocation { function, budget, event, .. } = self.invocation;
-        let (secret, token) = (self.invocation.secret(), self.invocation.token());
+        let Invocation { session, event } = self.invocation;
+        let token = self.invocation.token();
         if let (Plan::Rotate { head: false, .. }, Some(at)) = (plan, minted.grace_period_expires_at) {
             self.current_key_dies = Some(at);
         }
         let value = self.current.document.with_key(&minted.key, &minted.id);
         let label = (!self.current.document.has_key_id_field()).then(|| format!("{KEY_ID_LABEL}{}", minted.id));
-        let stored = function
+        let stored = session
+            .function
             .secrets_manager
-            .store(budget, secret, token, &value, label.as_deref(), event.rotation_token.as_ref())
+            .store(&session.budget, session.secret, token, &value, label.as_deref(), event.rotation_token.as_ref())
             .await;
         if let Err(error) = stored {
             // The answer may have been lost, or another execution may have been faster: only the version itself tells.
-            let version = self.invocation.read(Which::Id(token)).await.ok().flatten();
+            let version = self.invocation.session.read(Which::Id(token)).await.ok().flatten();
             let Some(version) = version else { return Err(self.store_failed(minted.id, &error)) };
             let winner = Credential::parse(&version, self.description, "AWSPENDING").ok();
             if winner.as_ref().is_none_or(|winner| !winner.key().same(&minted.key)) {
@@ -648,7 +650,7 @@ impl<'a> Replacement<'a> {
         if id == pending || self.current.key_id.as_ref() == Some(id) {
             return Ok(false);
         }
-        let revoked = self.invocation.kosli(&self.authority.key).revoke(&self.current.account, id).await?;
+        let revoked = self.invocation.session.kosli(&self.authority.key).revoke(&self.current.account, id).await?;
         info!(key_id = %id, "revoked a key that nobody holds");
         Ok(revoked)
     }
@@ -658,7 +660,7 @@ impl<'a> Replacement<'a> {
         let action = if error.is_unclear() {
             TRY_AGAIN.to_owned()
         } else {
-            format!("{} Then rotate again.", self.invocation.aws_failed(error).action())
+            format!("{} Then rotate again.", self.invocation.session.aws_failed(error).action())
         };
         self.lost.push(id);
         RotationError::new(ErrorKind::StoreFailed, what, action)

@@ -19,6 +19,6 @@ pub(super) async fn set_secret(invocation: &Invocation<'_>) -> Result<StepAnswer
         let current = Credential::parse(&current, &view.description, CURRENT)?;
         pending.same_account_as(&current, [PENDING, CURRENT])?;
     }
-    invocation.permit(&pending.account)?;
+    invocation.session.permit(&pending.account)?;
     Ok(StepAnswer { key_id: pending.key_id.as_ref().and_then(shown), ..invocation.answer("checked") })
 }

@@ -15,12 +15,12 @@ pub(super) async fn test_secret(invocation: &Invocation<'_>) -> Result<StepAnswe
     let view = invocation.observe(Needs { token_value: true, ..Needs::default() }).await?;
     let (version, role) = match view.token {
         Some(version) => (version, PENDING),
-        None => (invocation.read(Which::Label(CURRENT)).await?.ok_or_else(no_value)?, CURRENT),
+        None => (invocation.session.read(Which::Label(CURRENT)).await?.ok_or_else(no_value)?, CURRENT),
     };
     let credential = Credential::parse(&version, &view.description, role)?;
-    invocation.permit(&credential.account)?;
+    invocation.session.permit(&credential.account)?;
     let whose = if role == PENDING { "the key under AWSPENDING" } else { "the key under AWSCURRENT" };
-    match invocation.accepts(&credential.account, credential.key(), whose, &ACCEPTANCE_PAUSES).await? {
+    match invocation.session.accepts(&credential.account, credential.key(), whose, &ACCEPTANCE_PAUSES).await? {
         Acceptance::Accepted => Ok(StepAnswer {
             key_id: credential.key_id.as_ref().and_then(shown),
             ..invocation.answer(if role == PENDING { "tested" } else { "tested the current key" })
