@@ -175,6 +175,16 @@ impl Document {
     }
 }
 
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ApiKey => "JSON value with api_key",
+            Self::Environment => "JSON value with KOSLI_API_TOKEN",
+            Self::Plain => "plain key",
+        })
+    }
+}
+
 impl fmt::Display for DocumentError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

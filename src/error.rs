@@ -172,6 +172,11 @@ impl RotationError {
         }
     }
 
+    /// What is wrong and what to do, without what was changed: for a report, which changes nothing.
+    pub(crate) fn what_to_do(&self) -> String {
+        format!("{} {}", self.what, self.action)
+    }
+
     /// What to do.
     pub(crate) fn action(&self) -> &str {
         &self.action

@@ -24,7 +24,8 @@ async fn main() -> Result<(), lambda_runtime::Error> {
     let function = &function(variable).await;
     let handler = service_fn(async |event: LambdaEvent<Value>| -> Result<Value, Diagnostic> {
         let function = function.as_ref().map_err(|error| error.clone())?;
-        Ok(function.handle(&event.payload, event.context.deadline()).await?)
+        let LambdaEvent { payload, context } = event;
+        Ok(function.handle(&payload, context.deadline(), &context.invoked_function_arn).await?)
     });
     Runtime::new(handler).layer(MapRequestLayer::new(json_or_null)).run().await
 }

@@ -1,5 +1,6 @@
 //! The four steps: observe, decide, act. This module is what they share; each step has a file of its own.
 
+mod check_secret;
 mod create_secret;
 mod credential;
 mod finish_secret;
@@ -24,6 +25,7 @@ use crate::identity::{Account, ApiKey, KeyId};
 use crate::kosli::{Acceptance, Caller, Kosli, KosliError, Listing};
 use crate::secrets_manager::{CURRENT, Description, PREVIOUS, SecretsManager, SecretsManagerError, Version, Which};
 use crate::staging::Standing;
+pub use check_secret::{Check, Report};
 use credential::{Credential, KEY_ID_LABEL};
 
 /// The pauses between looks at Secrets Manager where something should be visible and is not: what was written a moment ago
@@ -36,6 +38,9 @@ const DEATH_PAUSES: [Duration; 1] = [Duration::from_secs(2)];
 /// A new key may take some seconds to be accepted everywhere.
 const ACCEPTANCE_PAUSES: [Duration; 4] =
     [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
+
+/// With less time than this left, no further secret is checked.
+const SHORTEST_CHECK: Duration = Duration::from_secs(10);
 
 /// The function: its configuration and its clients. It keeps nothing else between invocations.
 pub struct Function {
@@ -52,16 +57,24 @@ pub struct Function {
 impl Function {
     /// Handles one invocation that Lambda ends at `deadline`. The answer is a small JSON object without key material.
     ///
+    /// `function_arn` is the ARN by which the function was invoked: with it, it finds the secrets that it rotates.
+    ///
     /// # Errors
     /// A [`RotationError`]. Secrets Manager then tries the whole rotation again, with the same version id.
-    pub async fn handle(&self, event: &Value, deadline: SystemTime) -> Result<Value, RotationError> {
+    pub async fn handle(
+        &self,
+        event: &Value,
+        deadline: SystemTime,
+        function_arn: &str,
+    ) -> Result<Value, RotationError> {
         let answer = match Event::parse(event) {
             Ok(Event::Rotation(event)) => self.step(&event, deadline).await.and_then(|answer| json(&answer)),
-            Ok(Event::Check { .. }) => Err(RotationError::new(
-                ErrorKind::InvalidEvent,
-                "checkSecret is not part of this version.",
-                "Rotate with the four steps.",
-            )),
+            Ok(Event::Check { secret_id: Some(secret) }) => {
+                json(&self.check(&secret, Budget::new(Arc::clone(&self.clock), deadline)).await)
+            }
+            Ok(Event::Check { secret_id: None }) => {
+                self.check_all(function_arn, deadline).await.and_then(|reports| json(&reports))
+            }
             Err(error) => Err(error),
         };
         // Errors are logged here, once.
@@ -87,6 +100,43 @@ impl Function {
         }
         info!(step = event.step.name(), outcome = answer.outcome, "step succeeded");
         Ok(answer)
+    }
+}
+
+impl Function {
+    /// Reports on one secret; see [`check_secret`](self) for what is looked at.
+    async fn check(&self, secret: &SecretId, budget: Budget) -> Report {
+        let session = Session { function: self, budget, secret };
+        let report = Box::pin(check_secret::check_secret(&session)).await;
+        for check in &report.checks {
+            if check.ok {
+                info!(secret_id = %secret, check = check.name, "{}", check.detail);
+            } else {
+                warn!(secret_id = %secret, check = check.name, unhealthy = 1, "{}", check.detail);
+            }
+        }
+        report
+    }
+
+    /// Reports on every secret whose rotation function this is, one after the other, as long as there is time.
+    async fn check_all(&self, function_arn: &str, deadline: SystemTime) -> Result<Vec<Report>, RotationError> {
+        let budget = Budget::new(Arc::clone(&self.clock), deadline);
+        let secrets = self.secrets_manager.rotated_by(&budget, function_arn).await.map_err(|error| {
+            RotationError::new(
+                ErrorKind::SecretsManagerRefused,
+                format!("The secrets that this function rotates cannot be listed: {error}."),
+                "Allow the function's role secretsmanager:ListSecrets on *, or name a secret in SecretId.",
+            )
+        })?;
+        let mut reports = Vec::new();
+        for secret in &secrets {
+            reports.push(if budget.remaining() < SHORTEST_CHECK {
+                check_secret::not_checked(secret.to_string())
+            } else {
+                self.check(secret, budget.clone()).await
+            });
+        }
+        Ok(reports)
     }
 }
 
@@ -267,7 +317,24 @@ impl Session<'_> {
     }
 
     async fn admin_key(&self, needed: bool) -> Result<Option<AdminKey>, RotationError> {
-        let Some(secret) = self.function.config.admin_secret.as_ref().filter(|_| needed) else { return Ok(None) };
+        if !needed {
+            return Ok(None);
+        }
+        let Some(version) = self.admin_version().await? else { return Ok(None) };
+        let key = credential::admin_key(&version).map_err(|what| {
+            RotationError::new(
+                ErrorKind::InvalidAdminSecret,
+                format!("The admin secret {} {what}.", version.arn),
+                "It holds the admin key: a plain string, or JSON with `api_key` or `KOSLI_API_TOKEN`.",
+            )
+        })?;
+        Ok(Some(AdminKey { secret_arn: version.arn, key }))
+    }
+
+    /// The current version of the admin secret; `None`: none is configured. It is read in every invocation that needs it, so
+    /// that a rotation of the admin key is noticed at once.
+    async fn admin_version(&self) -> Result<Option<Version>, RotationError> {
+        let Some(secret) = &self.function.config.admin_secret else { return Ok(None) };
         let invalid = |what: String, action: &str| {
             RotationError::new(ErrorKind::InvalidAdminSecret, format!("The admin secret {secret} {what}."), action)
         };
@@ -289,10 +356,7 @@ impl Session<'_> {
                     "Correct KOSLI_ADMIN_SECRET_ID, or put the admin key into the secret.",
                 )
             })?;
-        let key = credential::admin_key(&version).map_err(|what| {
-            invalid(what, "It holds the admin key: a plain string, or JSON with `api_key` or `KOSLI_API_TOKEN`.")
-        })?;
-        Ok(Some(AdminKey { secret_arn: version.arn, key }))
+        Ok(Some(version))
     }
 
     /// The admin key, or the secret's own where there is none.

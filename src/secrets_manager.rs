@@ -11,6 +11,7 @@ use aws_sdk_secretsmanager::Client;
 use aws_sdk_secretsmanager::config::retry::RetryConfig;
 use aws_sdk_secretsmanager::config::timeout::TimeoutConfig;
 use aws_sdk_secretsmanager::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_secretsmanager::types::RotationRulesType;
 use aws_smithy_types::DateTime;
 use secrecy::{ExposeSecret, SecretString};
 
@@ -54,6 +55,12 @@ pub struct Description {
     pub rotation_enabled: bool,
     /// Whether a rotation has ever completed.
     pub rotated_before: bool,
+    /// The last change to the secret.
+    pub last_changed: Option<SystemTime>,
+    /// When the next rotation is due.
+    pub next_rotation: Option<SystemTime>,
+    /// The time between two rotations, where the schedule says it as a rate.
+    pub rotation_interval: Option<Duration>,
     /// The tags.
     pub tags: BTreeMap<String, String>,
     /// The versions that carry labels, with their labels.
@@ -131,6 +138,9 @@ impl SecretsManager {
             name: answer.name.unwrap_or_default(),
             rotation_enabled: answer.rotation_enabled.unwrap_or_default(),
             rotated_before: answer.last_rotated_date.is_some(),
+            last_changed: answer.last_changed_date.and_then(time),
+            next_rotation: answer.next_rotation_date.and_then(time),
+            rotation_interval: answer.rotation_rules.as_ref().and_then(interval),
             tags: answer
                 .tags
                 .unwrap_or_default()
@@ -144,6 +154,35 @@ impl SecretsManager {
                 .map(|(id, labels)| (VersionId::trusted(id), labels))
                 .collect(),
         })
+    }
+
+    /// The ARNs of all secrets whose rotation function this is, in the order of their names.
+    ///
+    /// # Errors
+    /// See [`SecretsManagerError`].
+    pub async fn rotated_by(&self, budget: &Budget, function_arn: &str) -> Result<Vec<SecretId>, SecretsManagerError> {
+        let (mut secrets, mut next) = (Vec::new(), None);
+        loop {
+            let answer = budget
+                .retry(async || {
+                    let call = self.client.list_secrets().max_results(100).set_next_token(next.clone()).send();
+                    outcome("secretsmanager:ListSecrets", budget.call(CALL_TIMEOUT, Box::pin(call)).await)
+                })
+                .await?;
+            for secret in answer.secret_list.unwrap_or_default() {
+                let rotated_by = secret.rotation_lambda_arn.as_deref().map(unqualified);
+                if rotated_by == Some(unqualified(function_arn))
+                    && let Some(arn) = secret.arn
+                {
+                    secrets.push((secret.name.unwrap_or_default(), arn));
+                }
+            }
+            next = answer.next_token.filter(|token| !token.is_empty());
+            if next.is_none() {
+                secrets.sort();
+                return Ok(secrets.into_iter().map(|(_, arn)| SecretId::trusted(arn)).collect());
+            }
+        }
     }
 
     /// Reads a version; `None`: there is no such version, or it has no value yet. Both have the same error code, so the
@@ -317,6 +356,27 @@ impl fmt::Display for SecretsManagerError {
             Self::Unclear { operation, why } => write!(f, "{operation}: {why}"),
         }
     }
+}
+
+/// A function's ARN without version or alias: seven parts, and the qualifier is the eighth.
+fn unqualified(arn: &str) -> &str {
+    arn.match_indices(':').nth(6).map_or(arn, |(end, _)| arn.get(..end).unwrap_or(arn))
+}
+
+/// The time between two rotations; `None` where the schedule is a `cron` expression.
+fn interval(rules: &RotationRulesType) -> Option<Duration> {
+    const DAY: u64 = 86_400;
+    if let Some(days) = rules.automatically_after_days {
+        return Some(Duration::from_secs(u64::try_from(days).ok()? * DAY));
+    }
+    let rate = rules.schedule_expression.as_deref()?.strip_prefix("rate(")?.strip_suffix(')')?;
+    let (number, unit) = rate.trim().split_once(' ')?;
+    let unit = match unit.trim() {
+        "hour" | "hours" => 3_600,
+        "day" | "days" => DAY,
+        _ => return None,
+    };
+    Some(Duration::from_secs(number.parse::<u64>().ok()?.checked_mul(unit)?))
 }
 
 /// A point in time as the SDK gives it.

@@ -91,6 +91,9 @@ mod tests {
                 name: String::new(),
                 rotation_enabled: true,
                 rotated_before: false,
+                last_changed: None,
+                next_rotation: None,
+                rotation_interval: None,
                 tags: BTreeMap::new(),
                 versions,
             };

@@ -4,6 +4,8 @@
 //! succession of calls that do not influence each other (two reads; a call to Kosli and one to Secrets Manager) are one order:
 //! the search skips the second (sleep sets, as in stateless model checking).
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::collections::BTreeMap;

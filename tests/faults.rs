@@ -3,6 +3,8 @@
 //! The calls of a clean rotation are recorded, and then every fault befalls every one of them, in every setting. Nothing is
 //! sampled. Every case runs the real handler and the real clients against the emulator, on a frozen clock.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::collections::BTreeMap;

@@ -4,7 +4,7 @@
 //! the same course again and again.
 
 // Each test binary compiles its own copy and uses a part of it.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -34,6 +34,7 @@ pub const ACCOUNT: &str = "ci";
 pub const SECRET: &str = "kosli/ci";
 pub const ADMIN_SECRET: &str = "kosli/admin";
 pub const DESCRIPTION: &str = "continuous integration";
+pub const FUNCTION: &str = "arn:aws:lambda:eu-west-1:123456789012:function:kosli-key-rotation";
 pub const HOUR: Duration = Duration::from_secs(3_600);
 pub const DAY: Duration = Duration::from_secs(86_400);
 
@@ -404,7 +405,7 @@ impl World {
         let body = json!({
             "SecretId": self.arn,
             "ClientRequestToken": token,
-            "RotationLambdaARN": "arn:aws:lambda:eu-west-1:123456789012:function:kosli-key-rotation",
+            "RotationLambdaARN": FUNCTION,
             "RotationRules": {"AutomaticallyAfterDays": 30},
         });
         // A refusal that attempts an earlier rotation again begins one all the same.
@@ -440,7 +441,7 @@ impl World {
         tokio::select! {
             biased;
             () = killed.notified() => died("killed"),
-            answer = function.handle(event, deadline) => answer.map_err(|error| FunctionError {
+            answer = function.handle(event, deadline, FUNCTION) => answer.map_err(|error| FunctionError {
                 error_type: error.kind().word().to_owned(),
                 error_message: error.to_string(),
             }),
