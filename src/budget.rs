@@ -1,6 +1,7 @@
 //! The invocation's time: every call has a time-out, every retry a bound, and all of it ends before the deadline.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use crate::clock::Clock;
@@ -33,6 +34,8 @@ pub struct Budget {
     clock: Arc<dyn Clock>,
     started: SystemTime,
     deadline: SystemTime,
+    /// Shared by all clones: the calls of one invocation.
+    calls: Arc<AtomicUsize>,
 }
 
 /// The time-out passed before the call had ended.
@@ -52,7 +55,7 @@ impl Budget {
     /// The budget of an invocation that starts now and that Lambda ends at `deadline`.
     pub fn new(clock: Arc<dyn Clock>, deadline: SystemTime) -> Self {
         let started = clock.now();
-        Self { clock, started, deadline }
+        Self { clock, started, deadline, calls: Arc::default() }
     }
 
     /// The time now, on the clock that everything here goes by.
@@ -66,6 +69,16 @@ impl Budget {
         self.deadline.duration_since(self.started).unwrap_or_default()
     }
 
+    /// How long this invocation has lasted.
+    pub fn elapsed(&self) -> Duration {
+        self.now().duration_since(self.started).unwrap_or_default()
+    }
+
+    /// How many calls have been made, repeated ones included.
+    pub fn calls(&self) -> usize {
+        self.calls.load(Ordering::Relaxed)
+    }
+
     /// What is left, less the reserve for the answer.
     pub fn remaining(&self) -> Duration {
         self.deadline.duration_since(self.now()).unwrap_or_default().saturating_sub(ANSWER_RESERVE)
@@ -77,6 +90,7 @@ impl Budget {
     /// [`TimedOut`], when the call has been given up. Its effect may still come.
     pub async fn call<T>(&self, limit: Duration, call: impl Future<Output = T>) -> Result<T, TimedOut> {
         let limit = limit.min(self.remaining());
+        self.calls.fetch_add(1, Ordering::Relaxed);
         tokio::select! {
             biased;
             result = call => Ok(result),

@@ -11,6 +11,7 @@ pub mod identity;
 pub mod kosli;
 pub mod log;
 pub mod marker;
+pub mod metrics;
 pub mod rotation;
 pub mod secrets_manager;
 pub mod staging;

@@ -10,11 +10,13 @@ use kosli_key_rotation::error::RotationError;
 use kosli_key_rotation::http_client::{self, SdkHttpClient};
 use kosli_key_rotation::kosli::Kosli;
 use kosli_key_rotation::log;
-use kosli_key_rotation::rotation::Function;
+use kosli_key_rotation::metrics::Metrics;
+use kosli_key_rotation::rotation::{Function, LambdaContext};
 use kosli_key_rotation::secrets_manager::SecretsManager;
 use lambda_runtime::tower::util::MapRequestLayer;
 use lambda_runtime::{Diagnostic, LambdaEvent, LambdaInvocation, Runtime, service_fn};
 use serde_json::Value;
+use tracing::error;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_runtime::Error> {
@@ -25,13 +27,20 @@ async fn main() -> Result<(), lambda_runtime::Error> {
     let handler = service_fn(async |event: LambdaEvent<Value>| -> Result<Value, Diagnostic> {
         let function = function.as_ref().map_err(|error| error.clone())?;
         let LambdaEvent { payload, context } = event;
-        Ok(function.handle(&payload, context.deadline(), &context.invoked_function_arn).await?)
+        let context = LambdaContext {
+            request_id: &context.request_id,
+            deadline: context.deadline(),
+            function_arn: &context.invoked_function_arn,
+        };
+        Ok(function.handle(&payload, context).await?)
     });
     Runtime::new(handler).layer(MapRequestLayer::new(json_or_null)).run().await
 }
 
 async fn function(variable: impl Fn(&str) -> Option<String>) -> Result<Function, RotationError> {
-    let config = Config::from_vars(variable)?;
+    let config = Config::from_vars(&variable).inspect_err(|error| {
+        error!(error_type = error.kind().word(), "{error}");
+    })?;
     let client = http_client::new()?;
     let aws = aws_config::defaults(BehaviorVersion::latest()).http_client(SdkHttpClient(client.clone())).load().await;
     Ok(Function {
@@ -39,6 +48,13 @@ async fn function(variable: impl Fn(&str) -> Option<String>) -> Result<Function,
         secrets_manager: SecretsManager::new(&aws),
         config,
         clock: Arc::new(SystemClock),
+        metrics: Metrics {
+            function_name: variable("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_default(),
+            level: variable("AWS_LAMBDA_LOG_LEVEL")
+                .filter(|level| !level.is_empty())
+                .unwrap_or_else(|| "INFO".to_owned()),
+            write: |line| println!("{line}"),
+        },
     })
 }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use reqwest::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
-use tracing::{error, info, warn};
+use tracing::{Instrument, error, error_span, info, warn};
 
 use crate::budget::Budget;
 use crate::clock::{Clock, rfc3339};
@@ -23,6 +23,7 @@ use crate::error::{ErrorKind, RotationError};
 use crate::event::{Event, RotationEvent, SecretId, Step, VersionId};
 use crate::identity::{Account, ApiKey, KeyId};
 use crate::kosli::{Acceptance, Caller, Kosli, KosliError, Listing};
+use crate::metrics::{Metrics, Tally};
 use crate::secrets_manager::{CURRENT, Description, PREVIOUS, SecretsManager, SecretsManagerError, Version, Which};
 use crate::staging::Standing;
 pub use check_secret::{Check, Report};
@@ -52,28 +53,61 @@ pub struct Function {
     pub kosli: Kosli,
     /// The clock.
     pub clock: Arc<dyn Clock>,
+    /// The metrics.
+    pub metrics: Metrics,
+}
+
+/// What Lambda says of an invocation.
+#[derive(Clone, Copy, Debug)]
+pub struct LambdaContext<'a> {
+    /// Its id: on every line of the log.
+    pub request_id: &'a str,
+    /// When Lambda ends it.
+    pub deadline: SystemTime,
+    /// The ARN by which the function was invoked: with it, it finds the secrets that it rotates.
+    pub function_arn: &'a str,
 }
 
 impl Function {
-    /// Handles one invocation that Lambda ends at `deadline`. The answer is a small JSON object without key material.
-    ///
-    /// `function_arn` is the ARN by which the function was invoked: with it, it finds the secrets that it rotates.
+    /// Handles one invocation. The answer is a small JSON object without key material.
     ///
     /// # Errors
     /// A [`RotationError`]. Secrets Manager then tries the whole rotation again, with the same version id.
-    pub async fn handle(
+    pub async fn handle(&self, event: &Value, context: LambdaContext<'_>) -> Result<Value, RotationError> {
+        let event = Event::parse(event);
+        let span = match &event {
+            // An error's level: at every level that is configured, its lines say which invocation they belong to.
+            Ok(Event::Rotation(event)) => error_span!(
+                "invocation",
+                request_id = context.request_id,
+                step = event.step.name(),
+                secret_id = %event.secret_id,
+                version_id = %event.token
+            ),
+            Ok(Event::Check { .. }) => error_span!("invocation", request_id = context.request_id, step = "checkSecret"),
+            Err(_) => error_span!("invocation", request_id = context.request_id),
+        };
+        self.dispatch(event, context).instrument(span).await
+    }
+
+    async fn dispatch(
         &self,
-        event: &Value,
-        deadline: SystemTime,
-        function_arn: &str,
+        event: Result<Event, RotationError>,
+        context: LambdaContext<'_>,
     ) -> Result<Value, RotationError> {
-        let answer = match Event::parse(event) {
-            Ok(Event::Rotation(event)) => self.step(&event, deadline).await.and_then(|answer| json(&answer)),
+        let budget = Budget::new(Arc::clone(&self.clock), context.deadline);
+        let answer = match event {
+            Ok(Event::Rotation(event)) => self.step(&event, budget).await.and_then(|answer| json(&answer)),
             Ok(Event::Check { secret_id: Some(secret) }) => {
-                json(&self.check(&secret, Budget::new(Arc::clone(&self.clock), deadline)).await)
+                let report = self.check(&secret, budget).await;
+                self.count_reports(std::slice::from_ref(&report));
+                json(&report)
             }
             Ok(Event::Check { secret_id: None }) => {
-                self.check_all(function_arn, deadline).await.and_then(|reports| json(&reports))
+                self.check_all(context.function_arn, budget).await.and_then(|reports| {
+                    self.count_reports(&reports);
+                    json(&reports)
+                })
             }
             Err(error) => Err(error),
         };
@@ -84,29 +118,33 @@ impl Function {
         answer
     }
 
-    async fn step(&self, event: &RotationEvent, deadline: SystemTime) -> Result<StepAnswer, RotationError> {
-        let budget = Budget::new(Arc::clone(&self.clock), deadline);
-        let invocation = Invocation { session: Session { function: self, budget, secret: &event.secret_id }, event };
-        info!(step = event.step.name(), secret_id = %event.secret_id, version_id = %event.token, "step begins");
+    async fn step(&self, event: &RotationEvent, budget: Budget) -> Result<StepAnswer, RotationError> {
+        let session = Session { function: self, budget, secret: &event.secret_id, tally: Tally::default() };
+        let invocation = Invocation { session, event };
+        info!("step begins");
         // Boxed: the four steps side by side in one future are more than the compiler's layout depth.
         let answer = match event.step {
             Step::CreateSecret => Box::pin(create_secret::create_secret(&invocation)).await,
             Step::SetSecret => Box::pin(set_secret::set_secret(&invocation)).await,
             Step::TestSecret => Box::pin(test_secret::test_secret(&invocation)).await,
             Step::FinishSecret => Box::pin(finish_secret::finish_secret(&invocation)).await,
-        }?;
+        };
+        let Session { budget, tally, .. } = &invocation.session;
+        let error_type = answer.as_ref().err().map(|error| error.kind().word());
+        self.metrics.step(budget.now(), event.step.name(), error_type, budget.elapsed(), budget.calls(), tally);
+        let answer = answer?;
         for warning in &answer.warnings {
             warn!("{warning}");
         }
-        info!(step = event.step.name(), outcome = answer.outcome, "step succeeded");
+        info!(outcome = answer.outcome, "step succeeded");
         Ok(answer)
     }
 }
 
 impl Function {
-    /// Reports on one secret; see [`check_secret`](self) for what is looked at.
+    /// Reports on one secret.
     async fn check(&self, secret: &SecretId, budget: Budget) -> Report {
-        let session = Session { function: self, budget, secret };
+        let session = Session { function: self, budget, secret, tally: Tally::default() };
         let report = Box::pin(check_secret::check_secret(&session)).await;
         for check in &report.checks {
             if check.ok {
@@ -119,8 +157,7 @@ impl Function {
     }
 
     /// Reports on every secret whose rotation function this is, one after the other, as long as there is time.
-    async fn check_all(&self, function_arn: &str, deadline: SystemTime) -> Result<Vec<Report>, RotationError> {
-        let budget = Budget::new(Arc::clone(&self.clock), deadline);
+    async fn check_all(&self, function_arn: &str, budget: Budget) -> Result<Vec<Report>, RotationError> {
         let secrets = self.secrets_manager.rotated_by(&budget, function_arn).await.map_err(|error| {
             RotationError::new(
                 ErrorKind::SecretsManagerRefused,
@@ -137,6 +174,13 @@ impl Function {
             });
         }
         Ok(reports)
+    }
+
+    fn count_reports(&self, reports: &[Report]) {
+        let unhealthy = reports.iter().filter(|report| !report.healthy).count();
+        let least = |days: fn(&Report) -> Option<f64>| reports.iter().filter_map(days).min_by(f64::total_cmp);
+        let (days, admin_days) = (least(|report| report.days_to_expiry), least(|report| report.days_to_admin_expiry));
+        self.metrics.check(self.clock.now(), unhealthy, days, admin_days);
     }
 }
 
@@ -179,6 +223,7 @@ struct Session<'a> {
     function: &'a Function,
     budget: Budget,
     secret: &'a SecretId,
+    tally: Tally,
 }
 
 /// One invocation for one step.

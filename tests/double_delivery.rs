@@ -26,9 +26,12 @@ const RETRIES: Retries = Retries { attempts: 6, spacing: Duration::from_secs(120
 /// sorted: the same order of turns is then the same order of calls.
 #[derive(Default)]
 struct Turnstile {
-    waiting: [Mutex<BTreeMap<(Waiting, usize), oneshot::Sender<()>>>; 2],
+    waiting: [Mutex<Queue>; 2],
     arrivals: AtomicUsize,
 }
+
+/// The calls of an execution with their numbers of arrival, and what lets each pass.
+type Queue = BTreeMap<(Waiting, usize), oneshot::Sender<()>>;
 
 /// What matters of a call for the order of calls.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -15,6 +15,7 @@ use crate::error::{ErrorKind, RotationError};
 use crate::event::VersionId;
 use crate::identity::KeyId;
 use crate::kosli::{Acceptance, KosliError};
+use crate::metrics::count;
 use crate::secrets_manager::{CURRENT, PENDING, PREVIOUS, Which};
 use crate::staging::Standing;
 
@@ -89,7 +90,7 @@ async fn prove(invocation: &Invocation<'_>, view: &View, pending: &Credential) -
 /// Manager; taking it off in a second call "can indicate to Secrets Manager that the rotation did not complete".
 /// Source: <https://docs.aws.amazon.com/secretsmanager/latest/userguide/rotate-secrets_lambda-functions.html>
 async fn promote(invocation: &Invocation<'_>, current: &VersionId) -> Result<(), RotationError> {
-    let Session { function, budget, secret } = &invocation.session;
+    let Session { function, budget, secret, .. } = &invocation.session;
     let manager = &function.secrets_manager;
     let token = invocation.token();
     for attempt in 1.. {
@@ -220,6 +221,7 @@ async fn sweep(
             .revoke(&new.account, id)
             .await
             .map_err(|error| kosli_failed(&error, authority.role, &format!("revoking the lost key {id}")))?;
+        count(&invocation.session.tally.revoked);
         info!(key_id = %id, "swept up a key that was minted for this rotation and that nobody holds");
     }
     Ok(orphans)
@@ -254,12 +256,16 @@ async fn revoke_old_key(
         .revoke(&new.account, old_id)
         .await
         .map_err(|error| kosli_failed(&error, authority.role, &format!("revoking the old key {old_id}")))?;
+    count(&invocation.session.tally.revoked);
     info!(key_id = %old_id, "revoked the old key");
     answer.revoked_key_ids.push(old_id.to_string());
     answer.old_key = Some(proof_of_death(invocation, replaced).await);
     match answer.old_key {
         Some("dead") => info!(key_id = %old_id, old_key = "dead", "Kosli refuses the old key"),
-        Some(verdict) => warn!(key_id = %old_id, old_key = verdict, "the old key was revoked and is not proven dead"),
+        Some(verdict) => {
+            count(&invocation.session.tally.old_key_alive);
+            warn!(key_id = %old_id, old_key = verdict, "the old key was revoked and is not proven dead");
+        }
         None => {}
     }
     if answer.old_key == Some("alive") {

@@ -20,6 +20,7 @@ use crate::kosli::{
     SHORTEST_MINT,
 };
 use crate::marker::{Attempt, Mark};
+use crate::metrics::count;
 use crate::secrets_manager::{Description, STORE_RESERVE, SecretsManagerError, Version, Which};
 
 /// How many mints of one execution may end without a value before it gives up; the next execution goes on from there.
@@ -576,6 +577,8 @@ impl<'a> Replacement<'a> {
                 return self.lose_to_twin(version, winner, &minted, plan).await;
             }
         }
+        let tally = &session.tally;
+        count(&tally.minted);
         let mut warnings = self.check_marker(&minted, expires_at, listing);
         let mut revoked = Vec::new();
         let (how, replaced) = match plan {
@@ -586,6 +589,7 @@ impl<'a> Replacement<'a> {
                     Ok(false) => {}
                     Err(error) => warnings.push(format!("The lost key {id} could not be revoked yet: {error}.")),
                 }
+                count(&tally.recovered);
                 ("recovered", self.current.key_id.clone())
             }
             Plan::Rotate { id, .. } => ("rotated", Some(id.clone())),
@@ -651,6 +655,7 @@ impl<'a> Replacement<'a> {
             return Ok(false);
         }
         let revoked = self.invocation.session.kosli(&self.authority.key).revoke(&self.current.account, id).await?;
+        count(&self.invocation.session.tally.revoked);
         info!(key_id = %id, "revoked a key that nobody holds");
         Ok(revoked)
     }
@@ -671,12 +676,8 @@ impl<'a> Replacement<'a> {
         if minted.expires_at.is_none_or(|answered| answered == expires_at) {
             return Vec::new();
         }
-        warn!(
-            sent = expires_at,
-            answered = minted.expires_at,
-            marker_changed = 1,
-            "Kosli changed the expiry of the new key"
-        );
+        count(&self.invocation.session.tally.marker_changed);
+        warn!(sent = expires_at, answered = minted.expires_at, "Kosli changed the expiry of the new key");
         let current_entry = self.current.key_id.as_ref().and_then(|id| listing.keys.iter().find(|key| key.id == *id));
         listing
             .keys
@@ -685,7 +686,8 @@ impl<'a> Replacement<'a> {
             .filter(|key| key.last_used_at.is_none() && key.created_at + CLOCK_TOLERANCE >= self.current.created)
             .filter(|key| current_entry.is_none_or(|current| current.description == key.description))
             .map(|key| {
-                warn!(key_id = %key.id, suspected_orphan = 1, "a key that may have been minted here was left alone");
+                count(&self.invocation.session.tally.suspected_orphans);
+                warn!(key_id = %key.id, "a key that may have been minted here was left alone");
                 format!(
                     "Kosli changed the expiry of the new key, so lost keys cannot be recognized. The key {} was never used and \
                      may be one: it was not touched. Revoke it in Kosli if nobody holds it.",

@@ -24,7 +24,8 @@ use kosli_key_rotation::clock::{Clock, Wait};
 use kosli_key_rotation::config::Config;
 use kosli_key_rotation::http_client::{self, SdkHttpClient};
 use kosli_key_rotation::kosli::Kosli;
-use kosli_key_rotation::rotation::Function;
+use kosli_key_rotation::metrics::Metrics;
+use kosli_key_rotation::rotation::{Function, LambdaContext};
 use kosli_key_rotation::secrets_manager::SecretsManager;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -434,6 +435,7 @@ impl World {
         let function = self.function(execution);
         let clock = self.emulator.clock();
         let deadline = clock.now() + TIMEOUT;
+        let context = LambdaContext { request_id: "made-up", deadline, function_arn: FUNCTION };
         let killed = &self.probe.kills[execution].1;
         let died = |how: &str| {
             Err(FunctionError { error_type: format!("Runtime.{how}"), error_message: format!("the process was {how}") })
@@ -441,7 +443,7 @@ impl World {
         tokio::select! {
             biased;
             () = killed.notified() => died("killed"),
-            answer = function.handle(event, deadline, FUNCTION) => answer.map_err(|error| FunctionError {
+            answer = function.handle(event, context) => answer.map_err(|error| FunctionError {
                 error_type: error.kind().word().to_owned(),
                 error_message: error.to_string(),
             }),
@@ -468,6 +470,11 @@ impl World {
             secrets_manager: secrets_manager.clone(),
             kosli: kosli.clone(),
             clock: Arc::new(EmulatorClock(self.emulator.clone())),
+            metrics: Metrics {
+                function_name: "kosli-key-rotation".to_owned(),
+                level: "INFO".to_owned(),
+                write: |_| {},
+            },
         }
     }
 
