@@ -15,8 +15,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::json;
-
 use self::narration::Narrator;
 pub use self::promises::Promise;
 pub use self::world::World;
@@ -136,15 +134,12 @@ pub async fn run(options: &Options, function: PathBuf, out: OnLine) -> Result<En
 async fn rotate(world: &World, process: &FunctionProcess, narrator: &Arc<Narrator>) -> Result<bool, String> {
     let arn = process.function().arn();
     narrator.tell_rotate_secret(&arn);
-    let token = format!("{:032x}", fastrand::u128(..));
-    let input = json!({ "SecretId": world::SECRET, "ClientRequestToken": token, "RotationLambdaARN": arn });
-    world.aws("RotateSecret", &input).await?;
-    let begun = world.emulator.with_secrets_manager(|service| service.take_rotations());
-    let [rotation] = begun.as_slice() else { return Err("RotateSecret began no rotation".to_owned()) };
+    let rotation = world.begin_rotation(&arn).await?;
     narrator.tell_begin(&rotation.token);
 
     let invoke = async |event| process.invoke(&event).await;
-    let end = rotation::rotate(&world.emulator, rotation, RETRIES, invoke, |_, event| narrator.tell_event(event)).await;
+    let end =
+        rotation::rotate(&world.emulator, &rotation, RETRIES, invoke, |_, event| narrator.tell_event(event)).await;
     Ok(end == Event::Succeeded)
 }
 

@@ -12,7 +12,7 @@ use super::{Options, RevokeOldKey, RotatedBy, Shape};
 use crate::clock::Clock;
 use crate::kosli::{Key, Role};
 use crate::runtime_api::Function;
-use crate::secrets_manager::{AWSCURRENT, Version};
+use crate::secrets_manager::{AWSCURRENT, RotationRequest, Version};
 use crate::server::Emulator;
 
 /// The secret whose key is rotated.
@@ -87,11 +87,20 @@ impl World {
         Function { environment: self.environment.clone(), ..Function::new(executable) }
     }
 
-    /// Calls an operation of Secrets Manager over HTTP, as the `aws` command line does.
+    /// Asks for a rotation of the secret by this function. Calling the function is up to whoever has asked.
     ///
     /// # Errors
     /// What the service has said, if it was no success.
-    pub async fn aws(&self, operation: &str, input: &Value) -> Result<Value, String> {
+    pub async fn begin_rotation(&self, function_arn: &str) -> Result<RotationRequest, String> {
+        let token = format!("{:032x}", fastrand::u128(..));
+        let input = json!({ "SecretId": SECRET, "ClientRequestToken": token, "RotationLambdaARN": function_arn });
+        self.aws("RotateSecret", &input).await?;
+        let begun = self.emulator.with_secrets_manager(|service| service.take_rotations());
+        begun.into_iter().next().ok_or_else(|| "RotateSecret began no rotation".to_owned())
+    }
+
+    /// Calls an operation of Secrets Manager over HTTP, as the `aws` command line does.
+    async fn aws(&self, operation: &str, input: &Value) -> Result<Value, String> {
         let body = input.to_string();
         let length = body.len();
         let request = format!(
