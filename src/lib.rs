@@ -1,4 +1,95 @@
-//! Rotates Kosli service-account API keys for AWS Secrets Manager.
+//! Rotates Kosli service-account API keys for AWS Secrets Manager. This page is the architecture: the map, the
+//! invariants and where each is kept, and what is absent on purpose. The README says how to use it.
+//!
+//! # Bird's eye
+//!
+//! Secrets Manager invokes the function for each of four steps, and again for a step that has failed, was slow or was
+//! delivered twice. Every invocation is the same three movements: **observe** (labels, versions, the account's keys,
+//! side by side), **decide** (one `match` on what was seen), **act**. There is no state but the world itself: Secrets
+//! Manager's versions and labels, and Kosli's list of keys.
+//!
+//! The hard part is one call. Kosli's `rotate` mints a key, shows it once and starts the old key's clock; it cannot be
+//! repeated, and its answer can be lost. So a mint is never repeated blindly: every minted key carries a mark in its
+//! expiry ([`marker`]), an unclear outcome is resolved by looking for that mark, and a key whose value was lost is
+//! itself rotated, stored and only then revoked.
+//!
+//! ```text
+//!            event ──► Function::handle ──► observe ──► decide ──► act
+//!                          │                   │                    │
+//!   error type, log ◄──────┘                   ▼                    ▼
+//!                                   secrets_manager, kosli ── http_client ──► AWS, Kosli
+//! ```
+//!
+//! # Map
+//!
+//! | where | what |
+//! |---|---|
+//! | `main.rs` | the executable: reads the environment, makes the clients once, speaks the Runtime API |
+//! | [`rotation`] | the dispatcher, and what the steps share: observing, reading, words for errors |
+//! | `rotation/create_secret.rs` | `createSecret`: all checks, then the mint |
+//! | `rotation/replacement.rs` | the loop around the mint: what next, unclear outcomes, lost keys, twins, the store |
+//! | `rotation/set_secret.rs`, `rotation/test_secret.rs` | `setSecret` cross-checks, `testSecret` authenticates |
+//! | `rotation/finish_secret.rs` | `finishSecret`: proof, promotion, sweep, revocation |
+//! | `rotation/credential.rs` | a version's value with whom it belongs to: value, labels and tags together |
+//! | [`staging`] | where the event's version stands, from the labels: pure |
+//! | [`document`] | the three shapes of a value, edited in place: pure |
+//! | [`identity`] | names, key ids, key values, permitted accounts: parsed, or not there |
+//! | [`marker`] | how a lost key is recognized, and the odds: pure |
+//! | [`event`], [`config`], [`error`] | the edges: what comes in, what is set, what is said when it fails |
+//! | [`secrets_manager`], [`kosli`] | the two services over the wire: domain types in and out, refused or unclear |
+//! | [`budget`], [`clock`] | the invocation's time: time-outs, retries, pauses, all of it before the deadline |
+//! | [`http_client`], [`log`] | one HTTP client with one TLS stack for both services; one log |
+//!
+//! # Invariants
+//!
+//! **I1 No outage.** The key under `AWSCURRENT` works at every instant, provided that the rotation completes within the
+//! grace period and before the key's own expiry. Kept by the order of things: the old key is only ever given a grace
+//! period; `finishSecret` authenticates with the new key right before the label moves, moves it as a compare-and-swap,
+//! and revokes the old key, if at all, afterwards. No key that a version under `AWSCURRENT` or `AWSPENDING` holds is
+//! ever revoked.
+//!
+//! **I2 Never mint what cannot be kept.** `createSecret` reads and checks everything first: labels, documents, tags,
+//! the permitted accounts, whether the current key works and where it stands on the account, room in the secret.
+//! `replacement.rs` mints only with time left to store ([`secrets_manager::STORE_RESERVE`]), and nothing comes between
+//! a mint's answer and the store.
+//!
+//! **I3 No orphan.** What a completed rotation has minted is held by the secret, or revoked, or dies within Kosli's
+//! shortest grace period. Kept by the recovery in `replacement.rs`, and guaranteed by the sweep in `finish_secret.rs`,
+//! which is reached again whenever the step is delivered again.
+//!
+//! **I4 Hands off.** Only the secret's own key, and keys proven to replace this version of this secret, are rotated or
+//! revoked. The proof is the mark, never used, younger than the version, the same description, held by no version
+//! (`Marks` in `replacement.rs`). [`identity::Permitted`] bounds all of it, and the host and the admin secret's name
+//! come from the environment alone.
+//!
+//! **I5 No leak.** A key's value is in the `Authorization` header and in the secret. [`identity::ApiKey`] has a
+//! redacted `Debug`, no `Display` and no `Serialize`, and its text is reachable within this crate alone; errors are
+//! made of ids, labels, statuses and the services' own refusals (Kosli's without whatever could be a key), never of a
+//! parser's words about a value or of the body of a success; [`log`] keeps other crates below WARN out.
+//!
+//! **I6 Any step, any time.** Repeated, twice at once, after a crash or late: each step asks [`staging::Standing`]
+//! first, and what is done already is a success. `createSecret` reads the pending version by id right before every
+//! mint; who loses the race to store revokes what it minted. A mark of another execution is left alone until that
+//! execution cannot live any more.
+//!
+//! **I7 Heal or shout.** [`error::RotationError`] always says what is wrong, what was changed and what to do, under one
+//! stable word ([`error::ErrorKind`], the README's runbook has a row for each), and after a mint until when the current
+//! key works.
+//!
+//! # Absent on purpose
+//!
+//! - No trait per service: the clients are concrete, and tests put an emulator at the other end of the wire.
+//! - No state between invocations but clients and configuration; no table, no queue, no lock.
+//! - No retry below [`budget`]: the SDK's and the HTTP client's are off, for only the caller knows what may be
+//!   repeated.
+//! - No removal of `AWSPENDING`: that is Secrets Manager's.
+//! - No fallback from a dead admin key to the secret's own key.
+//!
+//! # Reading order
+//!
+//! [`event`], [`staging`], [`rotation`] with `create_secret.rs` and `finish_secret.rs`; then [`marker`] and
+//! `replacement.rs`, where the hard part is; then [`kosli`] and [`secrets_manager`]. `cargo demo` shows the calls of
+//! all that as they happen.
 
 pub mod budget;
 pub mod clock;

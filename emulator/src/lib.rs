@@ -10,9 +10,11 @@
 //! - [`runtime_api`]: the function's executable, run as Lambda runs it
 //! - [`rotation`]: what Secrets Manager does once `RotateSecret` has been called
 //! - `control`: what a person may see and change over HTTP
+//! - [`demo`]: one rotation, told as it happens
 
 pub mod clock;
 mod control;
+pub mod demo;
 pub mod faults;
 pub mod kosli;
 pub mod rotation;

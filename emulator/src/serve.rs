@@ -1,5 +1,6 @@
 //! `emulator serve`: everything on one port, for a person with the `aws` command line and `curl`.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,18 +54,23 @@ pub(crate) async fn run(arguments: &[&str]) -> Result<(), String> {
             "cannot listen on port {port} of 127.0.0.1 ({error}); choose another one with --port, or 0 for a free one"
         )
     })?;
-    let endpoint = format!("http://{address}");
     seed(&emulator)?;
     options.faults.iter().for_each(|rule| emulator.faults().add(rule.clone()));
-
     let function = Function {
         environment: options.environment.clone(),
-        on_line: Some(Arc::new(|line| println!("  function | {line}"))),
         ..Function::new(options.function.clone().unwrap_or_default())
     };
-    let process = options.function.is_some().then(|| FunctionProcess::new(&emulator, "function", function.clone()));
+    stay_up(emulator, address, function).await
+}
+
+/// Lets a person play with what there is, until it is interrupted. A function without an executable is one that somebody
+/// else starts.
+pub(crate) async fn stay_up(emulator: Emulator, address: SocketAddr, function: Function) -> Result<(), String> {
+    let function = Function { on_line: Some(Arc::new(|line| println!("  function | {line}"))), ..function };
+    let runs_it = !function.executable.as_os_str().is_empty();
+    let process = runs_it.then(|| FunctionProcess::new(&emulator, "function", function.clone()));
     emulator.set_hook(Arc::new(Narrator { process: process.clone() }));
-    print_welcome(&endpoint, &function, &options);
+    print_welcome(&emulator, &format!("http://{address}"), &function);
 
     let invoking = emulator.clone();
     let invoke = move |event: Value| {
@@ -76,7 +82,7 @@ pub(crate) async fn run(arguments: &[&str]) -> Result<(), String> {
             }
         }
     };
-    tokio::spawn(rotation::drive(emulator.clone(), Retries::default(), invoke, narrate));
+    tokio::spawn(rotation::drive(emulator, Retries::default(), invoke, narrate));
     interrupted().await.map_err(|error| error.to_string())
 }
 
@@ -138,7 +144,7 @@ fn seed(emulator: &Emulator) -> Result<(), String> {
     if answer.status().is_success() { Ok(()) } else { Err(String::from_utf8_lossy(answer.body()).into_owned()) }
 }
 
-fn print_welcome(endpoint: &str, function: &Function, options: &Options) {
+fn print_welcome(emulator: &Emulator, endpoint: &str, function: &Function) {
     println!(
         "\
 Secrets Manager and Kosli listen on {endpoint} until you press Ctrl+C. Nothing is kept.
@@ -155,9 +161,10 @@ Paste into another terminal:
 ",
         arn = function.arn(),
     );
-    match &options.function {
-        Some(path) => println!("RotateSecret runs {}.", path.display()),
-        None => println!(
+    if !function.executable.as_os_str().is_empty() {
+        println!("RotateSecret runs {}.", function.executable.display());
+    } else {
+        println!(
             "\
 RotateSecret waits up to {} s for a function that you start yourself, with these variables:
 
@@ -166,9 +173,9 @@ RotateSecret waits up to {} s for a function that you start yourself, with these
             function.timeout.as_secs(),
             api = endpoint.trim_start_matches("http://"),
             name = function.name,
-        ),
+        );
     }
-    for rule in &options.faults {
+    for (rule, _) in emulator.faults().rules() {
         println!("Fault: {rule}");
     }
     println!("\nWhat happens from here on:");

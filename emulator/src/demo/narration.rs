@@ -1,0 +1,434 @@
+//! What happens, in words for somebody who has never seen a rotation. Key values are shown by their last four characters.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::Value;
+
+use super::promises::{self, Promise, Seen};
+use super::world::{ACCOUNT, ADMIN_SECRET, ORG, SECRET, World};
+use super::{Options, RotatedBy};
+use crate::faults::{Effect, Fault};
+use crate::kosli::Key;
+use crate::rotation::{Event, STEPS};
+use crate::runtime_api::{FunctionProcess, OnLine};
+use crate::secrets_manager::{AWSCURRENT, Version};
+use crate::server::{Call, Hook};
+
+/// By how much the clock is moved before another attempt, while the person waits for nothing. A key that another
+/// execution may be about to store is left alone until it is older than the function's time-out (90 s) and 15 s more: after
+/// a kill, an attempt that came at once would have to wait for that.
+const BETWEEN_ATTEMPTS: Duration = Duration::from_secs(120);
+
+/// Tells what happens, and looks at the services after every call.
+pub(super) struct Narrator {
+    world: World,
+    process: FunctionProcess,
+    out: OnLine,
+    seen: Mutex<Seen>,
+    progress: Mutex<Progress>,
+}
+
+/// What the next line depends on.
+struct Progress {
+    step: &'static str,
+    step_began: Instant,
+    pending: String,
+    labels: String,
+}
+
+impl Narrator {
+    pub(super) fn new(world: &World, process: &FunctionProcess, out: OnLine) -> Self {
+        Self {
+            world: world.clone(),
+            process: process.clone(),
+            out,
+            seen: Mutex::default(),
+            progress: Mutex::new(Progress {
+                step: "",
+                step_began: Instant::now(),
+                pending: String::new(),
+                labels: labels(&world.versions()),
+            }),
+        }
+    }
+
+    pub(super) fn introduce(&self, options: &Options) {
+        self.say("A Kosli API key is rotated, on this machine alone: made-up keys, no cloud, no account.");
+        match options.rotated_by {
+            RotatedBy::AdminKey => self.say(&format!(
+                "The secret {SECRET} holds a key of the Kosli service account {ORG}/{ACCOUNT}. An admin key, in the secret \
+                 {ADMIN_SECRET}, rotates it."
+            )),
+            RotatedBy::ItsOwnKey => self.say(&format!(
+                "The secret {SECRET} holds a key of the Kosli service account {ORG}/{ACCOUNT}, which rotates itself."
+            )),
+        }
+        for rule in &options.faults {
+            self.say(&format!("Something will go wrong: {rule}"));
+        }
+        self.heading("Before");
+        self.show_world();
+    }
+
+    pub(super) fn tell_rotate_secret(&self, function_arn: &str) {
+        self.heading("Somebody asks for a rotation");
+        self.say(&format!(
+            "  $ aws secretsmanager rotate-secret --secret-id {SECRET} --rotation-lambda-arn {function_arn}"
+        ));
+    }
+
+    pub(super) fn tell_begin(&self, token: &str) {
+        token.clone_into(&mut self.progress().pending);
+        self.say(&format!(
+            "Secrets Manager makes an empty version {}, puts the label AWSPENDING on it, and calls the function for each of \
+             four steps.",
+            short(token)
+        ));
+        self.tell_labels();
+    }
+
+    /// One event of the rotation.
+    pub(super) fn tell_event(&self, event: &Event) {
+        match event {
+            Event::AttemptBegan(attempt) => {
+                if *attempt > 1 {
+                    self.world.emulator.clock().advance(BETWEEN_ATTEMPTS);
+                    self.say(&format!(
+                        "\nSecrets Manager tries the whole rotation again (attempt {attempt}). On AWS that is minutes later; here \
+                         the clock of both services is moved by {} minutes instead.",
+                        BETWEEN_ATTEMPTS.as_secs() / 60
+                    ));
+                }
+                let calls = self.world.emulator.calls().len();
+                self.seen().attempts_began_after.push(calls);
+            }
+            Event::StepBegan(step) => {
+                {
+                    let mut progress = self.progress();
+                    (progress.step, progress.step_began) = (step, Instant::now());
+                }
+                let number = STEPS.iter().position(|known| known == step).map_or(0, |index| index + 1);
+                self.heading(&format!("{number}/{} {step}: {}", STEPS.len(), purpose(step)));
+            }
+            Event::StepSucceeded(_, answer) => {
+                self.seen().answers.push(answer.to_string());
+                self.say(&format!("  Done in {}: {}.", self.step_time(), what_was_done(answer)));
+                for warning in answer["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+                    self.say(&format!("  Warning: {warning}"));
+                }
+                self.tell_labels();
+            }
+            Event::StepFailed(_, error) => {
+                self.seen().answers.push(error.to_string());
+                self.say(&format!("  Failed after {}: {error}", self.step_time()));
+            }
+            Event::Succeeded => {
+                self.say("\nAll four steps have succeeded: Secrets Manager takes AWSPENDING off.");
+                self.tell_labels();
+            }
+            Event::GivenUp => self.say("\nThe rotation has failed for good. The next rotate-secret tries it again."),
+            Event::Abandoned => self.say("\nThe rotation is not wanted any more."),
+        }
+        self.look(None);
+    }
+
+    /// Shows what has become of everything, and whether the promises held.
+    pub(super) fn conclude(&self, output: &[String], succeeded: bool) -> Vec<Promise> {
+        self.heading("After");
+        self.show_world();
+        let promises = promises::check(&self.world, &self.seen(), output, succeeded);
+        self.heading("The promises");
+        for promise in &promises {
+            let verdict = if promise.held { "held  " } else { "BROKEN" };
+            self.say(&format!("  {verdict}  {}: {}", promise.name, promise.evidence));
+        }
+        promises
+    }
+
+    fn say(&self, line: &str) {
+        (self.out)(line);
+        self.seen().told.push(line.to_owned());
+    }
+
+    fn heading(&self, text: &str) {
+        self.say(&format!("\n{text}"));
+    }
+
+    fn step_time(&self) -> String {
+        let time = self.progress().step_began.elapsed();
+        if time < Duration::from_secs(1) {
+            format!("{} ms", time.as_millis())
+        } else {
+            format!("{:.1} s", time.as_secs_f64())
+        }
+    }
+
+    /// Promise I1, at this instant.
+    fn look(&self, call: Option<&Call>) {
+        let works = self.world.readers_get_a_working_key();
+        let mut seen = self.seen();
+        seen.looks += 1;
+        if !works {
+            seen.outages.push(
+                call.map_or_else(|| "between two calls".to_owned(), |call| format!("after call #{}", call.number)),
+            );
+        }
+    }
+
+    fn tell_labels(&self) {
+        let now = labels(&self.world.versions());
+        let changed = now != self.progress().labels;
+        if changed {
+            self.say(&format!("  Labels now: {now}"));
+            self.progress().labels = now;
+        }
+    }
+
+    fn show_world(&self) {
+        let versions = self.world.versions();
+        let keys = self.world.keys();
+        self.say(&format!("  Secrets Manager, secret {SECRET}:"));
+        for version in versions.iter().filter(|version| !version.stages.is_empty()) {
+            let value = version.text().map_or_else(|| "no value".to_owned(), |value| redacted(value, &keys));
+            self.say(&format!("    version {}  {:<28}  {value}", short(&version.id), stages(version)));
+        }
+        let now = self.world.emulator.clock().now();
+        self.say("  Kosli:");
+        for key in &keys {
+            let account = format!("{}/{}", key.org, key.account);
+            self.say(&format!(
+                "    key {}  {account:<17}  {}; {}",
+                short(&key.id),
+                self.whose(key, &versions),
+                life(key, now)
+            ));
+        }
+    }
+
+    fn whose(&self, key: &Key, versions: &[Version]) -> String {
+        match holder(key, versions) {
+            _ if key.id == self.world.strangers_key => "a stranger's, with the same description".to_owned(),
+            _ if Some(&key.id) == self.world.admin_key.as_ref() => "the admin key".to_owned(),
+            Some(version) => format!("in version {}", short(&version.id)),
+            None => "its value was lost".to_owned(),
+        }
+    }
+
+    /// What a key is to the rotation.
+    fn named(&self, id: &str) -> &'static str {
+        let world = &self.world;
+        let versions = world.versions();
+        let keys = world.keys();
+        let held_by = keys.iter().find(|key| key.id == id).and_then(|key| holder(key, &versions));
+        match held_by {
+            _ if id == world.strangers_key => "the stranger's key",
+            _ if Some(id) == world.admin_key.as_deref() => "the admin key",
+            Some(version) if id == world.own_key && version.stages.contains(AWSCURRENT) => "the current key",
+            Some(_) if id == world.own_key => "the old key",
+            Some(_) => "the new key",
+            None => "the lost key",
+        }
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Hook for Narrator {
+    fn after(&self, call: &Call) {
+        if call.tag == "function" {
+            let service = call.service.to_string();
+            let object = self.object(call);
+            let request = format!("{} {object}", call.operation);
+            let purpose = self.purpose_of(call, &object);
+            self.say(&format!("  {service:<15}  {request:<35}  {purpose:<43}  {}", self.answered(call)));
+            if let Some(fault) = &call.fault {
+                self.say(&format!("  {:<15}  {fault}: {}", "  ** fault **", consequence(fault, call)));
+            }
+        }
+        self.look(Some(call));
+    }
+
+    fn kill(&self, call: &Call) {
+        if call.tag == "function" {
+            self.process.kill();
+        }
+    }
+}
+
+/// Calls in words.
+impl Narrator {
+    /// What a call is about: a label, a version, a key, an account.
+    fn object(&self, call: &Call) -> String {
+        match call.operation.as_str() {
+            "GetSecretValue" if field(call, "SecretId").starts_with(ADMIN_SECRET) => "admin secret".to_owned(),
+            "GetSecretValue" if field(call, "VersionId") == self.progress().pending => "pending version".to_owned(),
+            "GetSecretValue" if field(call, "VersionStage").is_empty() => {
+                format!("version {}", short(field(call, "VersionId")))
+            }
+            "GetSecretValue" | "UpdateSecretVersionStage" => shown_label(field(call, "VersionStage")),
+            "PutSecretValue" => field(call, "VersionStages").split(',').map(shown_label).collect::<Vec<_>>().join("+"),
+            "verify" => call.key_id.as_deref().map(short).unwrap_or_default(),
+            "list" | "create" => format!("{ORG}/{ACCOUNT}"),
+            "get" | "rotate" | "revoke" => short(key_in_path(call)),
+            _ => String::new(),
+        }
+    }
+
+    /// What the function wants to know or to do.
+    fn purpose_of(&self, call: &Call, object: &str) -> String {
+        let looks_for_new_key = self.progress().step == STEPS[0];
+        let named = |id: &str| self.named(id);
+        match (call.operation.as_str(), object) {
+            ("DescribeSecret", _) => "which labels and tags are there?".to_owned(),
+            ("GetSecretValue", "admin secret") => "what is the admin key?".to_owned(),
+            ("GetSecretValue", "pending version") if looks_for_new_key => "is there a new key already?".to_owned(),
+            ("GetSecretValue", "pending version") => "what is the new key?".to_owned(),
+            ("GetSecretValue", "AWSCURRENT") => "which key is in use?".to_owned(),
+            ("GetSecretValue", "AWSPREVIOUS") => "which key was in use before?".to_owned(),
+            ("GetSecretValue", _) => "which key does it hold?".to_owned(),
+            ("PutSecretValue", _) => "keep the new key".to_owned(),
+            ("UpdateSecretVersionStage", "AWSCURRENT") => "readers get the new key from now on".to_owned(),
+            ("UpdateSecretVersionStage", _) => "this label is not needed any more".to_owned(),
+            ("verify", _) => format!("does {} work?", call.key_id.as_deref().map_or("this key", named)),
+            ("list", _) => "which keys does the account have?".to_owned(),
+            ("get", _) => "is this key on the account?".to_owned(),
+            ("create", _) => "a NEW KEY".to_owned(),
+            ("rotate", _) => {
+                let hours = field(call, "grace_period_hours");
+                format!("a NEW KEY; {} lives {hours} h more", named(key_in_path(call)))
+            }
+            ("revoke", _) => format!("end {}, now", named(key_in_path(call))),
+            _ => String::new(),
+        }
+    }
+
+    fn answered(&self, call: &Call) -> String {
+        let Some(status) = call.status else { return "no answer".to_owned() };
+        match (call.operation.as_str(), status) {
+            ("GetSecretValue", 400) if call.outcome == "ResourceNotFoundException" => "there is none".to_owned(),
+            ("verify", 200..300) => "yes".to_owned(),
+            ("verify", 401) => "no".to_owned(),
+            ("rotate" | "create", 200..300) => {
+                format!("{status}: key {}", short(call.outcome.trim_start_matches("id=")))
+            }
+            (_, 200..300) => "done".to_owned(),
+            _ => format!("{status} {}", call.outcome).trim_end().to_owned(),
+        }
+    }
+}
+
+fn purpose(step: &str) -> &'static str {
+    match step {
+        "createSecret" => "look at everything, mint a new key, store it",
+        "setSecret" => "Kosli knows the key already; cross-check whose it is",
+        "testSecret" => "does the new key work?",
+        "finishSecret" => "hand the new key to the readers, then clean up",
+        _ => "",
+    }
+}
+
+/// What became of a call that met a fault, for the function and in truth.
+fn consequence(fault: &Fault, call: &Call) -> String {
+    let effect = match fault.effect() {
+        Effect::Never => "it did not happen",
+        Effect::Now => "it did happen",
+        Effect::Later(_) => "it happens later",
+    };
+    let told = match (fault, call.status) {
+        (Fault::KillBefore | Fault::KillAfter, _) => "and the function is killed".to_owned(),
+        (Fault::Garble | Fault::Truncate | Fault::Incomplete, _) => "and the answer cannot be used".to_owned(),
+        (_, Some(status)) => format!("and the function is told {status}"),
+        (_, None) => "and the function is told nothing".to_owned(),
+    };
+    format!("{effect}, {told}")
+}
+
+/// The function's answer in a few words.
+fn what_was_done(answer: &Value) -> String {
+    let text = |name: &str| answer[name].as_str();
+    let mut words = text("outcome").unwrap_or("(no outcome)").to_owned();
+    if let Some(id) = text("key_id") {
+        words += &format!(", new key {}", short(id));
+    }
+    if let Some(at) = text("current_key_dies_at") {
+        words += &format!(", the current one works until {at}");
+    }
+    let revoked: Vec<_> =
+        answer["revoked_key_ids"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    if !revoked.is_empty() {
+        words += &format!(", revoked {}", revoked.into_iter().map(short).collect::<Vec<_>>().join(" and "));
+    }
+    if let Some(verdict) = text("old_key") {
+        words += &format!(", and Kosli says the old key is {verdict}");
+    }
+    words
+}
+
+fn life(key: &Key, now: SystemTime) -> String {
+    const HOUR: u64 = 60 * 60;
+    let standing = match key {
+        Key { revoked_at: Some(at), .. } if *at <= now => return "revoked".to_owned(),
+        _ if !key.is_live_at(now) => return "dead".to_owned(),
+        _ if key.is_in_grace_at(now) => "in its grace period, works",
+        _ => "works",
+    };
+    let Some(death) = key.dies_at() else { return format!("{standing} for ever") };
+    let left = death.duration_since(now).unwrap_or_default().as_secs();
+    let left =
+        if left > 48 * HOUR { format!("{} days", left / (24 * HOUR)) } else { format!("{} h", left.div_ceil(HOUR)) };
+    format!("{standing} until {} ({left})", httpdate::fmt_http_date(death))
+}
+
+fn labels(versions: &[Version]) -> String {
+    let labelled = versions.iter().filter(|version| !version.stages.is_empty());
+    labelled.map(|version| format!("{} {}", short(&version.id), stages(version))).collect::<Vec<_>>().join(", ")
+}
+
+fn stages(version: &Version) -> String {
+    version.stages.iter().map(|label| shown_label(label)).collect::<Vec<_>>().join("+")
+}
+
+/// A label; a key id in it is shortened as everywhere.
+fn shown_label(label: &str) -> String {
+    match label.split_once(':') {
+        Some((name, id)) => format!("{name}:{}", short(id)),
+        None => label.to_owned(),
+    }
+}
+
+/// The value of a secret, with the last four characters of the keys in it.
+fn redacted(value: &str, keys: &[Key]) -> String {
+    keys.iter().fold(value.to_owned(), |value, key| {
+        let end = key.value.len().saturating_sub(4);
+        value.replace(&key.value, &format!("…{}", key.value.get(end..).unwrap_or_default()))
+    })
+}
+
+/// The labelled version whose value this key is in.
+pub(super) fn holder<'a>(key: &Key, versions: &'a [Version]) -> Option<&'a Version> {
+    let mut labelled = versions.iter().filter(|version| !version.stages.is_empty());
+    labelled.find(|version| version.text().is_some_and(|value| value.contains(&key.value)))
+}
+
+/// The beginning of an id, which is enough to tell a handful of them apart.
+fn short(id: &str) -> String {
+    id.chars().take(8).collect()
+}
+
+/// A field of the request, as [`Call::detail`] shows it.
+fn field<'a>(call: &'a Call, name: &str) -> &'a str {
+    let fields = call.detail.split(' ').filter_map(|field| field.split_once('='));
+    fields.into_iter().find(|(field, _)| *field == name).map_or("", |(_, value)| value)
+}
+
+/// `…` of `org/account/api-keys/…/rotate`.
+fn key_in_path(call: &Call) -> &str {
+    call.detail.split([' ', '/']).nth(3).unwrap_or_default()
+}

@@ -1,0 +1,224 @@
+//! What the README says is so: the calls of a clean rotation, the configuration, the runbook.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use emulator::demo::{self, Options, World};
+use emulator::rotation::{self, Event, Retries};
+use emulator::runtime_api::FunctionProcess;
+use emulator::{BoxFuture, Call, Clock, Fault, Hook, Service};
+use kosli_key_rotation::config::Config;
+use kosli_key_rotation::error::ErrorKind;
+use kosli_key_rotation::log;
+
+const README: &str = include_str!("../README.md");
+
+/// The rows of the table under a heading that begins with these words, without its head, cell by cell.
+fn table(heading: &str) -> Vec<Vec<&'static str>> {
+    let (_, section) = README.split_once(&format!("# {heading}")).unwrap_or_else(|| panic!("no heading {heading}"));
+    section
+        .lines()
+        .skip_while(|line| !line.starts_with('|'))
+        .take_while(|line| line.starts_with('|'))
+        .skip(2)
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect()
+}
+
+/// What stands in backticks.
+fn code(cell: &str) -> Vec<&str> {
+    cell.split('`').skip(1).step_by(2).collect()
+}
+
+/// Calls that run side by side: the step, and the calls to either service, in alphabetical order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Round {
+    step: String,
+    secrets_manager: Vec<String>,
+    kosli: Vec<String>,
+}
+
+impl Round {
+    fn len(&self) -> usize {
+        self.secrets_manager.len() + self.kosli.len()
+    }
+
+    fn sorted(mut self) -> Self {
+        self.secrets_manager.sort();
+        self.kosli.sort();
+        self
+    }
+}
+
+/// Holds every call until all those have arrived that the README says run side by side with it, and notes who came.
+struct SideBySide {
+    documented: Vec<Round>,
+    seen: Mutex<Seen>,
+    token: String,
+    own_key: String,
+}
+
+#[derive(Default)]
+struct Seen {
+    step: &'static str,
+    rounds: Vec<Round>,
+    /// Whether the last round still waits for calls.
+    open: bool,
+}
+
+impl SideBySide {
+    fn arrive(&self, call: &Call) -> usize {
+        let mut seen = self.seen.lock().expect("no panic");
+        if !seen.open {
+            let round = Round { step: seen.step.to_owned(), ..Round::default() };
+            seen.rounds.push(round);
+            seen.open = true;
+        }
+        let round = seen.rounds.last_mut().expect("one is open");
+        match call.service {
+            Service::SecretsManager => round.secrets_manager.push(self.name(call)),
+            Service::Kosli => round.kosli.push(self.name(call)),
+        }
+        seen.rounds.len() - 1
+    }
+
+    fn is_complete(&self, round: usize) -> bool {
+        let expected = self.documented.get(round).map_or(1, Round::len);
+        self.seen.lock().expect("no panic").rounds[round].len() >= expected
+    }
+
+    /// A call as the README names it.
+    fn name(&self, call: &Call) -> String {
+        let operation = &call.operation;
+        let reads = |what: &str| call.detail.contains(what);
+        let of = match operation.as_str() {
+            "GetSecretValue" if reads("SecretId=kosli/admin") => " admin secret",
+            "GetSecretValue" if reads("VersionStage=AWSCURRENT") => " AWSCURRENT",
+            "GetSecretValue" if reads("VersionStage=AWSPREVIOUS") => " AWSPREVIOUS",
+            "GetSecretValue" if reads(&format!("VersionId={}", self.token)) => " pending version",
+            "GetSecretValue" => " another version",
+            "verify" if call.key_id.as_ref() == Some(&self.own_key) => " current key",
+            "verify" => " new key",
+            _ => "",
+        };
+        format!("{operation}{of}")
+    }
+}
+
+impl Hook for SideBySide {
+    fn before<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Option<Fault>> {
+        Box::pin(async move {
+            let round = self.arrive(call);
+            let began = Instant::now();
+            // Calls that are said to run side by side and do not would wait for each other for ever.
+            while !self.is_complete(round) && began.elapsed() < Duration::from_secs(5) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            // Calls that run side by side and are not said to would be here by now.
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            self.seen.lock().expect("no panic").open = false;
+            None
+        })
+    }
+}
+
+#[tokio::test]
+async fn the_calls_of_a_clean_rotation_are_those_that_it_lists() {
+    let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
+    let documented: Vec<Round> = table("The calls of a clean rotation")
+        .iter()
+        .map(|row| Round { step: row[0].to_owned(), secrets_manager: owned(code(row[1])), kosli: owned(code(row[2])) })
+        .map(Round::sorted)
+        .collect();
+    let sum = |count: fn(&Round) -> usize| documented.iter().map(count).sum::<usize>();
+    let (to_aws, to_kosli) = (sum(|round| round.secrets_manager.len()), sum(|round| round.kosli.len()));
+    assert!(
+        README.contains(&format!("{to_aws} to Secrets Manager and {to_kosli} to Kosli.")),
+        "{to_aws} and {to_kosli}"
+    );
+
+    let world = World::set_up(Clock::real(), &Options::default()).await.expect("a world");
+    let function = world.function(env!("CARGO_BIN_EXE_kosli-key-rotation").into());
+    let rotation = world.begin_rotation(&function.arn()).await.expect("it begins");
+    let process = FunctionProcess::new(&world.emulator, "function", function);
+    let hook = Arc::new(SideBySide {
+        documented: documented.clone(),
+        seen: Mutex::default(),
+        token: rotation.token.clone(),
+        own_key: world.own_key.clone(),
+    });
+    world.emulator.set_hook(hook.clone());
+    let once = Retries { attempts: 1, spacing: Duration::ZERO };
+    let invoke = async |event| process.invoke(&event).await;
+    let end = rotation::rotate(&world.emulator, &rotation, once, invoke, |_, event| {
+        if let Event::StepBegan(step) = event {
+            hook.seen.lock().expect("no panic").step = step;
+        }
+    })
+    .await;
+    assert_eq!(end, Event::Succeeded);
+    let rounds: Vec<Round> = hook.seen.lock().expect("no panic").rounds.iter().cloned().map(Round::sorted).collect();
+    assert_eq!(rounds, documented);
+}
+
+#[test]
+fn every_variable_is_in_the_configuration_table_with_its_default() {
+    let asked = Mutex::new(Vec::new());
+    let unset = |name: &str| -> Option<String> {
+        asked.lock().expect("no panic").push(name.to_owned());
+        None
+    };
+    let config = Config::from_vars(unset).expect("every variable has a default");
+    log::init(unset);
+    let mut read = asked.into_inner().expect("no panic");
+    // The AWS SDK reads this one.
+    read.push("AWS_ENDPOINT_URL_SECRETS_MANAGER".to_owned());
+    read.sort();
+
+    let rows = table("Configuration");
+    let mut documented: Vec<&str> = rows.iter().flat_map(|row| code(row[0])).collect();
+    documented.sort_unstable();
+    assert_eq!(documented, read);
+
+    for row in &rows {
+        let default = code(row[1]).first().copied();
+        assert!(default.is_some() || row[1] == "unset", "{row:?}");
+        let with_default = |name: &str| default.filter(|_| code(row[0]) == [name]).map(str::to_owned);
+        let explicit = Config::from_vars(with_default).expect("the default is valid");
+        assert_eq!(format!("{explicit:?}"), format!("{config:?}"), "{row:?}");
+    }
+}
+
+#[test]
+fn every_tag_is_named() {
+    for source in [include_str!("../src/config.rs"), include_str!("../src/rotation/credential.rs")] {
+        let tags: Vec<&str> = source.split('"').filter(|text| text.starts_with("kosli:")).collect();
+        assert!(!tags.is_empty());
+        for tag in tags {
+            assert!(README.contains(&format!("`{tag}`")), "the README does not name the tag {tag}");
+        }
+    }
+}
+
+#[test]
+fn the_runbook_has_one_row_for_each_kind_of_error() {
+    let rows = table("Runbook");
+    let words: Vec<&str> = rows.iter().flat_map(|row| code(row[0])).collect();
+    let kinds: Vec<&str> = ErrorKind::ALL.iter().map(|kind| kind.word()).collect();
+    assert_eq!(words, kinds);
+    for row in rows {
+        assert!(row.len() == 4 && row.iter().all(|cell| !cell.is_empty()), "{row:?}");
+    }
+}
+
+/// "Self-rotation does without the two reads of the admin secret. Immediate revocation adds `revoke` and `verify`."
+#[tokio::test]
+async fn self_rotation_costs_two_calls_less_and_immediate_revocation_two_more() {
+    for (arguments, expected) in [(&[][..], 23), (&["--self-rotation"], 21), (&["--revoke", "immediately"], 25)] {
+        let options = Options::parse(arguments).expect("valid options");
+        let function = env!("CARGO_BIN_EXE_kosli-key-rotation").into();
+        let ended = demo::run(&options, function, Arc::new(|_| {})).await.expect("it runs");
+        let calls = ended.world.emulator.calls();
+        assert_eq!(calls.iter().filter(|call| call.tag == "function").count(), expected, "{arguments:?}");
+    }
+}
