@@ -59,6 +59,11 @@ impl World {
         }
     }
 
+    /// Where both services listen.
+    pub(crate) fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
     /// Makes a key: its id and its value.
     pub(crate) fn add_key(&self, account: &str, role: Role) -> (String, String) {
         let now = self.emulator.clock().now();
