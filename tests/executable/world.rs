@@ -88,6 +88,12 @@ impl World {
         self.aws("CreateSecret", fields).await
     }
 
+    /// Puts a tag on the secret.
+    pub(crate) async fn tag(&self, name: &str, value: &str) {
+        let tags = json!([{ "Key": name, "Value": value }]);
+        self.aws("TagResource", json!({ "SecretId": SECRET, "Tags": tags })).await;
+    }
+
     /// Asks for a rotation as a person does, over HTTP, and says what the service is about to do.
     pub(crate) async fn begin(&self, name: &str, mut options: Value) -> RotationRequest {
         options["SecretId"] = name.into();
@@ -137,7 +143,7 @@ impl World {
         self.answers.lock().unwrap().clone()
     }
 
-    /// A call to Secrets Manager that has to succeed.
+    /// A call to Secrets Manager that has to succeed; some of its answers are empty.
     pub(crate) async fn aws(&self, operation: &str, input: Value) -> Value {
         let request = self
             .http
@@ -148,7 +154,7 @@ impl World {
         let answer = request.send().await.unwrap();
         let (status, body) = (answer.status(), answer.text().await.unwrap());
         assert!(status.is_success(), "{operation} {status}: {body}");
-        serde_json::from_str(&body).unwrap()
+        if body.is_empty() { Value::Null } else { serde_json::from_str(&body).unwrap() }
     }
 
     /// What readers of the secret get: `GetSecretValue` without anything but the name.
