@@ -48,6 +48,9 @@ class Code(unittest.TestCase):
     def test_every_variable_is_on_both_sides(self):
         in_code = set(re.findall(r'"(KOSLI_[A-Z_]+)"', source("config.rs")))
         self.assertEqual(in_code, Stack(**MINIMAL).environment().keys())
+        # The SDK's own, for who needs it.
+        elsewhere = Stack(**MINIMAL, SecretsManagerEndpoint="https://vpce-1.example.com").environment()
+        self.assertEqual(elsewhere.keys() - in_code, {"AWS_ENDPOINT_URL_SECRETS_MANAGER"})
 
     def test_the_defaults_and_the_bounds_are_the_codes_own(self):
         extremes = [{}]
@@ -292,6 +295,11 @@ class Alarms(unittest.TestCase):
         # Each line is a string of its own for EventBridge.
         for line in template.splitlines():
             self.assertIsInstance(json.loads(line), str)
+
+    def test_every_alarm_is_in_the_documentation(self):
+        documentation = (ROOT / "docs/deploy.md").read_text()
+        alarms = [name for name, resource in TEMPLATE["Resources"].items() if resource["Type"] == "AWS::CloudWatch::Alarm"]
+        self.assertEqual([name for name in alarms if f"`{name.removesuffix('Alarm')}`" not in documentation], [])
 
     def test_the_check_is_invoked_with_its_event(self):
         stack = Stack(**MINIMAL, AlarmTopicArn=TOPIC)
