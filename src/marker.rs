@@ -2,7 +2,7 @@
 //!
 //! Kosli's `rotate` and `create` take no idempotency key. They take `expires_at`, keep it to the second, and the key list
 //! shows it. So every mint's `expires_at` is chosen such that, modulo [`WINDOW`], it equals a number made of
-//! [`MARK_BITS`] bits derived from the secret's ARN and the id of the version under `AWSCURRENT`, and [`ATTEMPT_BITS`]
+//! `MARK_BITS` bits derived from the secret's ARN and the id of the version under `AWSCURRENT`, and `ATTEMPT_BITS`
 //! random bits. What is being replaced stays the same over retries, new rotations and clean-ups by hand, so the mark does.
 //!
 //! **The odds.** A stranger's key of the same account passes for ours only if it was never used, was created after the
@@ -58,7 +58,7 @@ impl Mark {
         (number >> ATTEMPT_BITS == self.0).then_some(Attempt(number & ((1 << ATTEMPT_BITS) - 1)))
     }
 
-    /// The latest second that carries this mark and attempt, within the key's life and [`LONGEST_LIFE`] from `now`.
+    /// The latest second that carries this mark and attempt, within the key's life and `LONGEST_LIFE` from `now`.
     pub fn expires_at(self, attempt: Attempt, now: SystemTime, life: Duration) -> u64 {
         let latest = epoch_seconds(now + life.min(LONGEST_LIFE));
         let number = (self.0 << ATTEMPT_BITS) | attempt.0;

@@ -59,9 +59,17 @@ impl Credential {
                 role,
             )?,
         };
+        if [&account.org, &account.name].iter().any(|name| name.as_str() == document.key().expose()) {
+            return Err(invalid("has the key in the place of the organization or the service account".to_owned()));
+        }
         let labelled = version.labels.iter().find_map(|label| label.strip_prefix(KEY_ID_LABEL));
         let key_id = match document.key_id().or(labelled) {
-            Some(id) => Some(KeyId::parse(id).ok_or_else(|| invalid_key_id(role))?),
+            // A key's value in the place of its id would be printed, and sent in a URL.
+            Some(id) => Some(
+                KeyId::parse(id)
+                    .filter(|id| id.as_str() != document.key().expose())
+                    .ok_or_else(|| invalid_key_id(role))?,
+            ),
             None => None,
         };
         Ok(Self { version: version.id.clone(), created: version.created, document, account, key_id })
@@ -80,7 +88,7 @@ impl Credential {
     ) -> Result<Self, RotationError> {
         let mut credential = Self::parse(version, description, role)?;
         let Some(tag) = description.tags.get(KEY_ID_TAG) else { return Ok(credential) };
-        let tag = KeyId::parse(tag).ok_or_else(|| {
+        let tag = KeyId::parse(tag).filter(|id| id.as_str() != credential.key().expose()).ok_or_else(|| {
             RotationError::new(
                 ErrorKind::InvalidTag,
                 format!("The secret's tag {KEY_ID_TAG} is no key id: {}.", KeyId::RULE),
