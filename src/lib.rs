@@ -30,6 +30,7 @@
 //! | `rotation/replacement.rs` | the loop around the mint: what next, unclear outcomes, lost keys, twins, the store |
 //! | `rotation/set_secret.rs`, `rotation/test_secret.rs` | `setSecret` cross-checks, `testSecret` authenticates |
 //! | `rotation/finish_secret.rs` | `finishSecret`: proof, promotion, sweep, revocation |
+//! | `rotation/check_secret.rs` | `checkSecret`: a report that changes nothing |
 //! | `rotation/credential.rs` | a version's value with whom it belongs to: value, labels and tags together |
 //! | [`staging`] | where the event's version stands, from the labels: pure |
 //! | [`document`] | the three shapes of a value, edited in place: pure |
@@ -39,6 +40,7 @@
 //! | [`secrets_manager`], [`kosli`] | the two services over the wire: domain types in and out, refused or unclear |
 //! | [`budget`], [`clock`] | the invocation's time: time-outs, retries, pauses, all of it before the deadline |
 //! | [`http_client`], [`log`] | one HTTP client with one TLS stack for both services; one log |
+//! | [`metrics`] | one line of CloudWatch metrics for each invocation |
 //!
 //! # Invariants
 //!

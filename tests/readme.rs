@@ -1,4 +1,4 @@
-//! What the README says is so: the calls of a clean rotation, the configuration, the runbook.
+//! What the README and the crate's documentation say is so: the calls of a clean rotation, configuration, runbook, map.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -186,6 +186,20 @@ fn every_variable_is_in_the_configuration_table_with_its_default() {
         let with_default = |name: &str| default.filter(|_| code(row[0]) == [name]).map(str::to_owned);
         let explicit = Config::from_vars(with_default).expect("the default is valid");
         assert_eq!(format!("{explicit:?}"), format!("{config:?}"), "{row:?}");
+    }
+}
+
+#[test]
+fn every_source_file_is_on_the_map_of_the_crate_documentation() {
+    let documentation: String =
+        include_str!("../src/lib.rs").lines().filter(|line| line.starts_with("//! |")).collect();
+    for (folder, prefix) in [("src", ""), ("src/rotation", "rotation/")] {
+        for entry in std::fs::read_dir(folder).expect("tests run in the package's folder") {
+            let name = entry.expect("it can be read").file_name().into_string().expect("a plain name");
+            let Some(module) = name.strip_suffix(".rs").filter(|module| *module != "lib") else { continue };
+            let named = [format!("`{prefix}{name}`"), format!("[`{prefix}{module}`]")];
+            assert!(named.iter().any(|name| documentation.contains(name)), "{prefix}{name} is not on the map");
+        }
     }
 }
 
