@@ -12,6 +12,8 @@ use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use reqwest::redirect::Policy;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 
 use crate::error::{ErrorKind, RotationError};
 
@@ -30,11 +32,21 @@ const LARGEST_ANSWER: usize = 1 << 20;
 /// Redirects are never followed: a key goes to the configured host and to nobody else. Nothing is retried here: whoever calls
 /// knows which call may be repeated.
 ///
+/// The roots are Mozilla's, compiled in. `extra_roots` names a PEM file with further ones (`SSL_CERT_FILE`): for a proxy that
+/// inspects TLS, or a Kosli of one's own. Proxies are taken from `HTTPS_PROXY` and `NO_PROXY`.
+///
 /// # Errors
-/// [`ErrorKind::InvalidConfiguration`], when the additional certificates named by `SSL_CERT_FILE` cannot be used.
-pub fn new() -> Result<reqwest::Client, RotationError> {
+/// [`ErrorKind::InvalidConfiguration`], when the additional certificates cannot be used.
+pub fn new(extra_roots: Option<&str>) -> Result<reqwest::Client, RotationError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    if let Some(file) = extra_roots {
+        let certificates = CertificateDer::pem_file_iter(file).map_err(|error| no_roots(&error))?;
+        for certificate in certificates {
+            let certificate = certificate.map_err(|error| no_roots(&error))?;
+            roots.add(certificate).map_err(|error| no_roots(&error))?;
+        }
+    }
     let tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| unusable(&error))?
@@ -48,6 +60,16 @@ pub fn new() -> Result<reqwest::Client, RotationError> {
         .pool_idle_timeout(IDLE_TIMEOUT)
         .build()
         .map_err(|error| unusable(&error))
+}
+
+fn no_roots(error: &dyn fmt::Display) -> RotationError {
+    RotationError::new(
+        ErrorKind::InvalidConfiguration,
+        format!(
+            "The environment variable SSL_CERT_FILE is malformed: it accepts the name of a PEM file with certificates ({error})."
+        ),
+        "Correct the function's configuration.",
+    )
 }
 
 fn unusable(error: &dyn fmt::Display) -> RotationError {

@@ -41,7 +41,8 @@ async fn function(variable: impl Fn(&str) -> Option<String>) -> Result<Function,
     let config = Config::from_vars(&variable).inspect_err(|error| {
         error!(error_type = error.kind().word(), "{error}");
     })?;
-    let client = http_client::new()?;
+    let extra_roots = variable("SSL_CERT_FILE").filter(|file| !file.is_empty());
+    let client = http_client::new(extra_roots.as_deref())?;
     let aws = aws_config::defaults(BehaviorVersion::latest()).http_client(SdkHttpClient(client.clone())).load().await;
     Ok(Function {
         kosli: Kosli::new(client, config.host.clone()),

@@ -18,7 +18,7 @@ use tracing::{Instrument, error, error_span, info, warn};
 
 use crate::budget::Budget;
 use crate::clock::{Clock, rfc3339};
-use crate::config::Config;
+use crate::config::{Config, Policy};
 use crate::error::{ErrorKind, RotationError};
 use crate::event::{Event, RotationEvent, SecretId, Step, VersionId};
 use crate::identity::{Account, ApiKey, KeyId};
@@ -291,6 +291,17 @@ impl Invocation<'_> {
         &self.event.token
     }
 
+    /// What a failure after the mint also says: when the current key dies, worked out from the age of the pending value.
+    fn with_death(&self, view: &View) -> impl Fn(RotationError) -> RotationError + use<> {
+        let (policy, _) = self.session.function.config.policy.with_readable_tags(&view.description.tags);
+        let pending = view.token.as_ref().filter(|_| matches!(view.standing, Standing::Pending { .. }));
+        let dies = pending.map(|version| estimated_death(version.created, policy));
+        move |error| match dies {
+            Some(at) => error.current_key_dies_about(at),
+            None => error,
+        }
+    }
+
     fn answer(&self, outcome: &'static str) -> StepAnswer {
         StepAnswer {
             step: self.event.step.name(),
@@ -362,14 +373,12 @@ impl Session<'_> {
     }
 
     async fn admin_key(&self, needed: bool) -> Result<Option<AdminKey>, RotationError> {
-        if !needed {
-            return Ok(None);
-        }
+        let Some(secret) = self.function.config.admin_secret.as_ref().filter(|_| needed) else { return Ok(None) };
         let Some(version) = self.admin_version().await? else { return Ok(None) };
         let key = credential::admin_key(&version).map_err(|what| {
             RotationError::new(
                 ErrorKind::InvalidAdminSecret,
-                format!("The admin secret {} {what}.", version.arn),
+                format!("The admin secret {secret} {what}."),
                 "It holds the admin key: a plain string, or JSON with `api_key` or `KOSLI_API_TOKEN`.",
             )
         })?;
@@ -517,6 +526,11 @@ impl Session<'_> {
 /// What to do about something that may pass.
 const TRY_AGAIN: &str =
     "Secrets Manager tries the rotation again within its window; or call `aws secretsmanager rotate-secret`.";
+
+/// When the old key dies, seen from after the mint: the new version was made right after it.
+fn estimated_death(new_version_created: SystemTime, policy: Policy) -> SystemTime {
+    new_version_created + Duration::from_secs(u64::from(policy.grace_period_hours) * 3_600)
+}
 
 async fn read_if<T>(
     wanted: bool,

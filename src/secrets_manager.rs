@@ -428,7 +428,7 @@ fn outcome<T, E: ProvideErrorMetadata>(
             code: "RequestNotMade".to_owned(),
             message: "the SDK could not make the request: are region and credentials set?".to_owned(),
         },
-        SdkError::DispatchFailure(failure) if failure.is_user() || failure.is_other().then_some(()).is_some() => {
+        SdkError::DispatchFailure(failure) if failure.is_user() || failure.is_other() => {
             unclear("the request could not be sent".to_owned())
         }
         SdkError::DispatchFailure(_) => unclear("the connection failed or broke".to_owned()),

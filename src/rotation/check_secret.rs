@@ -197,8 +197,7 @@ impl Checkup<'_> {
         } else if age <= STUCK_AFTER {
             self.passed("stuck", format!("A rotation has been pending for {} min.", age.as_secs() / 60));
         } else {
-            let dies =
-                pending.map(|version| rfc3339(super::finish_secret::estimated_death(version.created, self.policy)));
+            let dies = pending.map(|version| rfc3339(super::estimated_death(version.created, self.policy)));
             self.not_ok(
                 "stuck",
                 format!(
@@ -312,7 +311,7 @@ impl Checkup<'_> {
             Err(error) => return self.failed("old-key", &error),
         };
         // The current version was made right after its key was minted, which began the old key's grace period.
-        let ends = super::finish_secret::estimated_death(current.created, self.policy);
+        let ends = super::estimated_death(current.created, self.policy);
         let used =
             entry.last_used_at.map_or_else(|| "never used".to_owned(), |at| format!("last used {}", rfc3339(at)));
         if self.now > ends + STUCK_AFTER {

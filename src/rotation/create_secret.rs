@@ -28,6 +28,11 @@ pub(super) async fn create_secret(invocation: &Invocation<'_>) -> Result<StepAns
             "Switch it on with `aws secretsmanager rotate-secret --rotation-lambda-arn …`.",
         ));
     }
+    let with_death = invocation.with_death(&view);
+    create(invocation, view).await.map_err(with_death)
+}
+
+async fn create(invocation: &Invocation<'_>, view: View) -> Result<StepAnswer, RotationError> {
     let View { description, token: pending, current, previous, admin, .. } = view;
     let policy = invocation.session.function.config.policy.with_tags(&description.tags)?;
     let Some(current) = current else { return Err(super::current_unreadable(None, invocation.token())) };

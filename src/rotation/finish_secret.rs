@@ -1,6 +1,6 @@
 //! `finishSecret`: promote the proven key, then clean up, and be reachable for the clean-up when called again.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tracing::{info, warn};
 
@@ -45,11 +45,10 @@ pub(super) async fn finish_secret(invocation: &Invocation<'_>) -> Result<StepAns
             clean_up(invocation, &view, &new, previous.as_ref(), None, policy, answer).await?
         }
         Standing::Pending { current } => {
-            let dies = estimated_death(version.created, policy);
-            let pending = Credential::parse(version, &view.description, PENDING)?;
-            let replaced =
-                prove(invocation, &view, &pending).await.map_err(|error| error.current_key_dies_about(dies))?;
-            promote(invocation, current).await.map_err(|error| error.current_key_dies_about(dies))?;
+            let with_death = invocation.with_death(&view);
+            let pending = Credential::parse(version, &view.description, PENDING).map_err(&with_death)?;
+            let replaced = prove(invocation, &view, &pending).await.map_err(&with_death)?;
+            promote(invocation, current).await.map_err(&with_death)?;
             info!(version_id = %invocation.token(), "AWSCURRENT moved to the new version");
             let answer = invocation.answer("promoted");
             clean_up(invocation, &view, &pending, Some(current), Some(replaced), policy, answer).await?
@@ -61,16 +60,13 @@ pub(super) async fn finish_secret(invocation: &Invocation<'_>) -> Result<StepAns
     Ok(answer)
 }
 
-/// When the current key dies, seen from a step after the mint: the pending version was made right after it.
-pub(super) fn estimated_death(pending_created: SystemTime, policy: Policy) -> SystemTime {
-    pending_created + Duration::from_secs(u64::from(policy.grace_period_hours) * 3_600)
-}
-
 /// Proves the pending version right before `AWSCURRENT` moves to it: another key than the current one, of the same account, and
 /// Kosli accepts it. The current version, parsed, comes back.
 async fn prove(invocation: &Invocation<'_>, view: &View, pending: &Credential) -> Result<Credential, RotationError> {
     let current = view.current.as_ref().ok_or_else(|| super::current_unreadable(None, invocation.token()))?;
-    let current = Credential::parse_replaced(current, &view.description, invocation.token(), CURRENT)?;
+    // The tag with the key id was checked before the mint; what became of it since must not block the promotion.
+    let current = Credential::parse_replaced(current, &view.description, invocation.token(), CURRENT)
+        .or_else(|_| Credential::parse(current, &view.description, CURRENT))?;
     pending.same_account_as(&current, [PENDING, CURRENT])?;
     invocation.session.permit(&pending.account)?;
     if pending.key().same(current.key()) {

@@ -2,7 +2,7 @@
 
 use super::create_secret::pending_value_missing;
 use super::credential::Credential;
-use super::{Invocation, Needs, StepAnswer, shown};
+use super::{Invocation, Needs, StepAnswer, View, shown};
 use crate::error::RotationError;
 use crate::secrets_manager::{CURRENT, PENDING};
 use crate::staging::Standing;
@@ -13,12 +13,17 @@ pub(super) async fn set_secret(invocation: &Invocation<'_>) -> Result<StepAnswer
     if matches!(view.standing, Standing::Current { .. }) {
         return Ok(invocation.answer("already current"));
     }
-    let pending = view.token.ok_or_else(pending_value_missing)?;
-    let pending = Credential::parse(&pending, &view.description, PENDING)?;
-    if let Some(current) = view.current {
-        let current = Credential::parse(&current, &view.description, CURRENT)?;
+    let pending = cross_check(invocation, &view).map_err(invocation.with_death(&view))?;
+    Ok(StepAnswer { key_id: pending.key_id.as_ref().and_then(shown), ..invocation.answer("checked") })
+}
+
+fn cross_check(invocation: &Invocation<'_>, view: &View) -> Result<Credential, RotationError> {
+    let pending = view.token.as_ref().ok_or_else(pending_value_missing)?;
+    let pending = Credential::parse(pending, &view.description, PENDING)?;
+    if let Some(current) = &view.current {
+        let current = Credential::parse(current, &view.description, CURRENT)?;
         pending.same_account_as(&current, [PENDING, CURRENT])?;
     }
     invocation.session.permit(&pending.account)?;
-    Ok(StepAnswer { key_id: pending.key_id.as_ref().and_then(shown), ..invocation.answer("checked") })
+    Ok(pending)
 }

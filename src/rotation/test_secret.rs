@@ -1,7 +1,7 @@
 //! `testSecret`: authenticate, and nothing else.
 
 use super::credential::Credential;
-use super::{ACCEPTANCE_PAUSES, Invocation, Needs, StepAnswer, shown};
+use super::{ACCEPTANCE_PAUSES, Invocation, Needs, StepAnswer, View, shown};
 use crate::error::{ErrorKind, RotationError};
 use crate::kosli::Acceptance;
 use crate::secrets_manager::{CURRENT, PENDING, Which};
@@ -13,11 +13,19 @@ use crate::secrets_manager::{CURRENT, PENDING, Which};
 /// the current key is tested.
 pub(super) async fn test_secret(invocation: &Invocation<'_>) -> Result<StepAnswer, RotationError> {
     let view = invocation.observe(Needs { token_value: true, ..Needs::default() }).await?;
-    let (version, role) = match view.token {
+    authenticate(invocation, &view).await.map_err(invocation.with_death(&view))
+}
+
+async fn authenticate(invocation: &Invocation<'_>, view: &View) -> Result<StepAnswer, RotationError> {
+    let of_current;
+    let (version, role) = match &view.token {
         Some(version) => (version, PENDING),
-        None => (invocation.session.read(Which::Label(CURRENT)).await?.ok_or_else(no_value)?, CURRENT),
+        None => {
+            of_current = invocation.session.read(Which::Label(CURRENT)).await?.ok_or_else(no_value)?;
+            (&of_current, CURRENT)
+        }
     };
-    let credential = Credential::parse(&version, &view.description, role)?;
+    let credential = Credential::parse(version, &view.description, role)?;
     invocation.session.permit(&credential.account)?;
     let whose = if role == PENDING { "the key under AWSPENDING" } else { "the key under AWSCURRENT" };
     match invocation.session.accepts(&credential.account, credential.key(), whose, &ACCEPTANCE_PAUSES).await? {

@@ -88,7 +88,7 @@ impl Bench {
         for number in 0..executions {
             let tag = char::from(b'a' + u8::try_from(number).unwrap()).to_string();
             let address = bench.emulator.listen(&tag, 0).await.unwrap();
-            let client = http_client::new().unwrap();
+            let client = http_client::new(None).unwrap();
             let sdk = aws_config::SdkConfig::builder()
                 .behavior_version(BehaviorVersion::latest())
                 .region(Region::new("eu-west-1"))
