@@ -301,10 +301,17 @@ impl Checkup<'_> {
         let Some(previous) = previous.filter(|previous| !previous.key().same(current.key())) else {
             return self.passed("old-key", "There is no old key.".to_owned());
         };
-        let Some(id) = previous.key_id.as_ref().filter(|id| current.key_id.as_ref() != Some(*id)) else {
+        let Some(id) = &previous.key_id else {
+            // So it is after the first rotation of a value without a field for the id.
             return self
-                .passed("old-key", "The old key has no id of its own: it ends with its grace period.".to_owned());
+                .passed("old-key", "Nothing says which id the old key has: it ends with its grace period.".to_owned());
         };
+        if current.key_id.as_ref() == Some(id) {
+            return self.passed(
+                "old-key",
+                format!("The old key shares the id {id} with the new one: it ends with its grace period."),
+            );
+        }
         let entry = match self.entry(current, id, authority, listing).await {
             Ok(Some(entry)) => entry,
             Ok(None) => return self.passed("old-key", format!("The old key {id} is not on the account any more.")),
