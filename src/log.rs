@@ -20,6 +20,8 @@ pub fn init(lookup: impl Fn(&str) -> Option<String>) {
     };
     let targets = Targets::new()
         .with_target(env!("CARGO_CRATE_NAME"), level)
+        // It writes every error of the handler once more, in its `Debug` form; a panic is written by the panic hook.
+        .with_target("lambda_runtime::layers::panic", LevelFilter::OFF)
         .with_default(level.min(LevelFilter::from_level(Level::WARN)));
     let json = lookup("AWS_LAMBDA_LOG_FORMAT").is_some_and(|format| format.eq_ignore_ascii_case("json"));
     let lines = tracing_subscriber::fmt::layer().with_ansi(false);
