@@ -6,6 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use crate::clock::Clock;
 
+/// The function's time-out in the template, for an invocation whose deadline makes no sense.
+const TEMPLATE_TIMEOUT: Duration = Duration::from_secs(90);
+
 /// What is kept back at the end of an invocation, to answer before Lambda kills the process.
 const ANSWER_RESERVE: Duration = Duration::from_millis(1_500);
 
@@ -55,6 +58,8 @@ impl Budget {
     /// The budget of an invocation that starts now and that Lambda ends at `deadline`.
     pub fn new(clock: Arc<dyn Clock>, deadline: SystemTime) -> Self {
         let started = clock.now();
+        // No Lambda begins an invocation after its end; `cargo lambda watch` does (it counts from 1970).
+        let deadline = if deadline <= started { started + TEMPLATE_TIMEOUT } else { deadline };
         Self { clock, started, deadline, calls: Arc::default() }
     }
 

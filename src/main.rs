@@ -41,12 +41,17 @@ async fn function(variable: impl Fn(&str) -> Option<String>) -> Result<Function,
     let config = Config::from_vars(&variable).inspect_err(|error| {
         error!(error_type = error.kind().word(), "{error}");
     })?;
-    let extra_roots = variable("SSL_CERT_FILE").filter(|file| !file.is_empty());
+    // A variable that is set to nothing counts as unset.
+    let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+    let extra_roots = set("SSL_CERT_FILE");
     let client = http_client::new(extra_roots.as_deref())?;
     let aws = aws_config::defaults(BehaviorVersion::latest()).http_client(SdkHttpClient(client.clone())).load().await;
     Ok(Function {
         kosli: Kosli::new(client, config.host.clone()),
-        secrets_manager: SecretsManager::new(&aws),
+        secrets_manager: SecretsManager::new(
+            &aws,
+            set("AWS_ENDPOINT_URL_SECRETS_MANAGER").or_else(|| set("AWS_ENDPOINT_URL")),
+        ),
         config,
         clock: Arc::new(SystemClock),
         metrics: Metrics {

@@ -512,7 +512,7 @@ impl Session<'_> {
             _ if error.is("AccessDeniedException") => RotationError::new(
                 ErrorKind::SecretsManagerRefused,
                 format!("The function's role lacks a permission: {error}."),
-                format!("Allow it {operation} on {secret}."),
+                format!("Allow the function's role {operation} on {secret}."),
             ),
             _ => RotationError::new(
                 ErrorKind::SecretsManagerRefused,

@@ -114,11 +114,13 @@ pub enum SecretsManagerError {
 
 impl SecretsManager {
     /// A client with the SDK's configuration; its retries and time-outs are replaced by the [`Budget`]'s.
-    pub fn new(config: &aws_config::SdkConfig) -> Self {
-        let config = aws_sdk_secretsmanager::config::Builder::from(config)
-            .retry_config(RetryConfig::disabled())
-            .timeout_config(TimeoutConfig::disabled())
-            .build();
+    ///
+    /// `endpoint` is another place than AWS's own. It is not left to the SDK, which takes a variable that is set to nothing
+    /// (as `sam local` sets those of the template) for an address.
+    pub fn new(config: &aws_config::SdkConfig, endpoint: Option<String>) -> Self {
+        let mut config = aws_sdk_secretsmanager::config::Builder::from(config);
+        config.set_endpoint_url(endpoint);
+        let config = config.retry_config(RetryConfig::disabled()).timeout_config(TimeoutConfig::disabled()).build();
         Self { client: Client::from_conf(config) }
     }
 

@@ -95,12 +95,11 @@ impl Bench {
                 .credentials_provider(aws_sdk_secretsmanager::config::SharedCredentialsProvider::new(Credentials::new(
                     "made-up", "made-up", None, None, "tests",
                 )))
-                .endpoint_url(format!("http://{address}"))
                 .http_client(SdkHttpClient(client.clone()))
                 .build();
             bench.executions.push(Execution {
                 tag,
-                secrets_manager: SecretsManager::new(&sdk),
+                secrets_manager: SecretsManager::new(&sdk, Some(format!("http://{address}"))),
                 kosli: Kosli::new(client, format!("http://{address}").parse().unwrap()),
             });
         }
