@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_sdk_secretsmanager::config::{BehaviorVersion, Credentials, Region};
 use emulator::kosli::{Key, MintedBy, Role, Switches};
-use emulator::rotation::{Event, Retries};
+use emulator::rotation::{Event, Retries, step_event};
 use emulator::runtime_api::{FunctionError, Outcome};
 use emulator::secrets_manager::{RotationRequest, Staleness};
 use emulator::{BoxFuture, Call, Emulator, Fault, Hook};
@@ -106,6 +106,12 @@ impl Bench {
         bench
     }
 
+    /// Runs a scenario on a bench of its own, in one thread.
+    pub fn run(scenario: impl AsyncFnOnce(&Self)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async { scenario(&Self::new(2).await).await });
+    }
+
     /// Begins a new case.
     pub fn world(&self, setting: &Setting) -> World {
         World::new(self, setting)
@@ -122,6 +128,8 @@ pub struct Setting {
     pub revoke_immediately: bool,
     pub shape: Shape,
     pub variables: Vec<(String, String)>,
+    /// Whether the account has other keys too.
+    pub strangers: bool,
 }
 
 /// The shape of the secret.
@@ -131,6 +139,9 @@ pub enum Shape {
     Environment,
     /// JSON without a field for the key id.
     WithoutId,
+    /// JSON with the key and nothing else, in either spelling.
+    ApiKeyAlone,
+    EnvironmentAlone,
     Plain,
 }
 
@@ -144,6 +155,7 @@ impl Default for Setting {
             revoke_immediately: false,
             shape: Shape::ApiKey,
             variables: Vec::new(),
+            strangers: true,
         }
     }
 }
@@ -304,10 +316,11 @@ impl World {
             kosli.add_account(ORG, "platform", Role::Admin);
             let (id, value) = kosli.add_key(ORG, ACCOUNT, DESCRIPTION, ago(60), Some(expiry));
             let (_, admin_value) = kosli.add_key(ORG, "platform", "rotates", ago(60), Some(expiry));
-            let strangers = vec![
-                kosli.add_key(ORG, ACCOUNT, DESCRIPTION, ago(90), Some(expiry)).0,
-                kosli.add_key(ORG, ACCOUNT, "somebody's laptop", ago(2), Some(expiry)).0,
-            ];
+            let mut strangers = Vec::new();
+            if setting.strangers {
+                strangers.push(kosli.add_key(ORG, ACCOUNT, DESCRIPTION, ago(90), Some(expiry)).0);
+                strangers.push(kosli.add_key(ORG, ACCOUNT, "somebody's laptop", ago(2), Some(expiry)).0);
+            }
             (id, value, strangers, admin_value)
         });
         let document = match setting.shape {
@@ -318,14 +331,16 @@ impl World {
                                          "KOSLI_API_KEY_ID": first_key, "KOSLI_API_TOKEN": value})
             .to_string(),
             Shape::WithoutId => json!({"KOSLI_ORG": ORG, "KOSLI_API_TOKEN": value}).to_string(),
+            Shape::ApiKeyAlone => json!({"api_key": value}).to_string(),
+            Shape::EnvironmentAlone => json!({"KOSLI_API_TOKEN": value}).to_string(),
             Shape::Plain => value.clone(),
         };
         let mut tags = Vec::new();
-        if matches!(setting.shape, Shape::WithoutId | Shape::Plain) {
+        if !matches!(setting.shape, Shape::ApiKey | Shape::Environment) {
             tags.push(("kosli:service-account", ACCOUNT));
             tags.push(("kosli:key-id", first_key.as_str()));
         }
-        if setting.shape == Shape::Plain {
+        if matches!(setting.shape, Shape::ApiKeyAlone | Shape::EnvironmentAlone | Shape::Plain) {
             tags.push(("kosli:org", ORG));
         }
         let tags: Vec<Value> = tags.iter().map(|(key, value)| json!({"Key": key, "Value": value})).collect();
@@ -346,10 +361,12 @@ impl World {
         let mark = kosli_key_rotation::marker::Mark::of(&arn, &version_id(&token("first", 0)));
         let attempt = kosli_key_rotation::marker::Attempt::fresh(&[]);
         let marked = mark.expires_at(attempt, start(), DAY * 100);
-        strangers.push(emulator.with_kosli(|kosli| {
-            let expires_at = UNIX_EPOCH + Duration::from_secs(marked);
-            kosli.add_key(ORG, ACCOUNT, DESCRIPTION, ago(1), Some(expires_at)).0
-        }));
+        if setting.strangers {
+            strangers.push(emulator.with_kosli(|kosli| {
+                let expires_at = UNIX_EPOCH + Duration::from_secs(marked);
+                kosli.add_key(ORG, ACCOUNT, DESCRIPTION, ago(1), Some(expires_at)).0
+            }));
+        }
         emulator.with_kosli(|kosli| kosli.switches = setting.switches.clone());
         emulator.with_secrets_manager(|service| service.set_staleness(setting.staleness));
         let executions = bench.executions.clone();
@@ -389,6 +406,11 @@ impl World {
     /// Lets a fault befall the first call of this operation.
     pub fn fault_on(&self, operation: &str, fault: Fault) {
         self.probe.first_of.lock().unwrap().push((operation.to_owned(), fault));
+    }
+
+    /// Lets a fault befall calls that are counted from now on, as the emulator's rules say: `rotate#1=drop-after`.
+    pub fn rule(&self, rule: &str) {
+        self.emulator.faults().add(rule.parse().unwrap());
     }
 
     pub fn set_gate(&self, gate: Option<Arc<dyn Gate>>) {
@@ -431,9 +453,14 @@ impl World {
 
     /// Invokes one execution environment, as Lambda does: killed at the function's time-out, or when a fault says so.
     pub async fn invoke(&self, execution: usize, event: &Value) -> Outcome {
+        self.invoke_within(execution, event, TIMEOUT).await
+    }
+
+    /// Invokes a function that has another time-out, or of whose time some has passed.
+    pub async fn invoke_within(&self, execution: usize, event: &Value, timeout: Duration) -> Outcome {
         let function = self.function(execution);
         let clock = self.emulator.clock();
-        let deadline = clock.now() + TIMEOUT;
+        let deadline = clock.now() + timeout;
         let context = LambdaContext { request_id: "made-up", deadline, function_arn: FUNCTION };
         let killed = &self.probe.kills[execution].1;
         let died = |how: &str| {
@@ -446,8 +473,81 @@ impl World {
                 error_type: error.kind().word().to_owned(),
                 error_message: error.to_string(),
             }),
-            () = clock.timer(TIMEOUT) => died("timed out"),
+            () = clock.timer(timeout) => died("timed out"),
         }
+    }
+
+    /// Invokes the first execution environment for one step of a rotation.
+    pub async fn step(&self, rotation: &RotationRequest, step: &str) -> Outcome {
+        self.invoke(0, &step_event(rotation, step)).await
+    }
+
+    /// Rotates over redelivery, and asserts that it completes and that every promise holds.
+    pub async fn rotate_completely(&self, token: &str) {
+        let end = self.rotate(token, Retries { attempts: 6, spacing: Duration::from_secs(120) }).await;
+        assert_eq!(end, Event::Succeeded, "{}", self.story());
+        self.assert_completed();
+    }
+
+    /// Asserts the promises that hold once a rotation has completed.
+    pub fn assert_completed(&self) {
+        let broken = self.check_completed();
+        assert!(broken.is_empty(), "{broken:?}\n{}", self.story());
+    }
+
+    /// Asserts the promises that hold at every instant.
+    pub fn assert_kept(&self) {
+        self.probe.look("now");
+        let broken = self.violations();
+        assert!(broken.is_empty(), "{broken:?}\n{}", self.story());
+    }
+
+    /// How many calls there were of one of these operations.
+    pub fn count(&self, operations: &[&str]) -> usize {
+        self.emulator.calls().iter().filter(|call| operations.contains(&call.operation.as_str())).count()
+    }
+
+    /// How many calls there were that change something.
+    pub fn writes(&self) -> usize {
+        self.count(&["rotate", "create", "revoke", "PutSecretValue", "UpdateSecretVersionStage"])
+    }
+
+    /// A key, dead or alive; where ids are handed on, the newest.
+    pub fn kosli_key(&self, id: &str) -> Key {
+        self.emulator.with_kosli(|kosli| kosli.keys().filter(|key| key.id == id).last().cloned()).unwrap()
+    }
+
+    /// Whether a key is alive now.
+    pub fn lives(&self, id: &str) -> bool {
+        self.kosli_key(id).is_live_at(self.emulator.clock().now())
+    }
+
+    /// Lets time pass while nothing runs.
+    pub fn advance(&self, by: Duration) {
+        self.emulator.clock().advance(by);
+    }
+
+    /// Clears the label of a pending version, as a person does at the command line.
+    pub fn clear_pending(&self, version: &str) {
+        let body = json!({"SecretId": self.arn, "VersionStage": "AWSPENDING", "RemoveFromVersionId": version});
+        self.aws("UpdateSecretVersionStage", body).unwrap();
+    }
+
+    /// Stores a value by hand: it is current at once.
+    pub fn put(&self, value: &str, version: &str) {
+        let body = json!({"SecretId": self.arn, "SecretString": value, "ClientRequestToken": version});
+        self.aws("PutSecretValue", body).unwrap();
+    }
+
+    /// Puts a tag on the secret.
+    pub fn tag(&self, key: &str, value: &str) {
+        let body = json!({"SecretId": self.arn, "Tags": [{"Key": key, "Value": value}]});
+        self.aws("TagResource", body).unwrap();
+    }
+
+    /// Takes a tag off the secret.
+    pub fn untag(&self, key: &str) {
+        self.aws("UntagResource", json!({"SecretId": self.arn, "TagKeys": [key]})).unwrap();
     }
 
     /// The function, as it is configured in this world.
@@ -565,6 +665,28 @@ impl World {
         }
         story
     }
+}
+
+/// The answer of a step that succeeded.
+#[track_caller]
+pub fn done(outcome: Outcome) -> Value {
+    outcome.unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The message of a step that failed in this way.
+#[track_caller]
+pub fn refused(outcome: Outcome, error_type: &str) -> String {
+    match outcome {
+        Err(error) if error.error_type == error_type => error.error_message,
+        other => panic!("{other:?} instead of {error_type}"),
+    }
+}
+
+/// An instant as the function shows it.
+pub fn rfc3339(time: SystemTime) -> String {
+    use aws_smithy_types::date_time::{DateTime, Format};
+    let seconds = time.duration_since(UNIX_EPOCH).unwrap().as_secs();
+    DateTime::from_secs(seconds.try_into().unwrap()).fmt(Format::DateTime).unwrap()
 }
 
 /// A version id that looks like AWS's.
