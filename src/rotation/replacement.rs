@@ -342,7 +342,7 @@ impl<'a> Replacement<'a> {
         let strangers: Vec<&KeyEntry> =
             listing.keys.iter().filter(|key| self.marks.attempt_of(key).is_none()).collect();
         match strangers.as_slice() {
-            [only] if self.alive => Ok(if self.refused.contains(&only.id) {
+            [only] if self.alive && !self.is_held_elsewhere(&only.id) => Ok(if self.refused.contains(&only.id) {
                 self.create(listing, Some(Some(only.id.clone())))
             } else {
                 Plan::Rotate { id: only.id.clone(), grace_period_hours: self.policy.grace_period_hours, head: false }
@@ -353,6 +353,14 @@ impl<'a> Replacement<'a> {
             }
             _ => Err(key_id_unknown(&self.current, self.alive, &strangers)),
         }
+    }
+
+    /// Whether a version that holds another key than the current one has this id. The current key may be on the account and
+    /// not on the list, in its grace period: the only key that is listed is then not the one that is looked for.
+    fn is_held_elsewhere(&self, id: &KeyId) -> bool {
+        let labelled = |label: &String| label.strip_prefix(KEY_ID_LABEL) == Some(id.as_str());
+        self.description.versions.values().flatten().any(labelled)
+            || self.previous.as_ref().is_some_and(|previous| previous.key_id.as_ref() == Some(id))
     }
 
     fn create(&self, listing: &Listing, beside: Option<Option<KeyId>>) -> Plan {
