@@ -69,6 +69,12 @@ fn revoke_by_hand(world: &World, id: &str) {
     assert!(world.emulator.with_kosli(|kosli| kosli.revoke_key(id)), "{id} is dead already");
 }
 
+/// What the error for an unknown key id asks for, where the value has no field for it.
+fn attach_key_id(world: &World, id: &str, version: &str) {
+    let body = json!({"SecretId": world.arn, "VersionStage": format!("{LABEL}{id}"), "MoveToVersionId": version});
+    world.aws("UpdateSecretVersionStage", body).unwrap();
+}
+
 /// From here on the current key is known to be dead, until the rotation heals it.
 fn current_may_be_dead(world: &World, may: bool) {
     world.probe.current_is_alive.store(!may, Ordering::SeqCst);
@@ -228,6 +234,36 @@ fn the_first_rotation_without_a_key_id_finds_none_on_another_account() {
         assert!(world.minted().is_empty());
         assert_untouched(&world, &[&world.first_key]);
         world.assert_kept();
+    });
+}
+
+#[test]
+fn a_value_stored_by_hand_without_a_label_is_never_taken_for_another_key() {
+    Bench::run(async |bench| {
+        for shape in [Shape::Plain, Shape::WithoutId] {
+            let world = bench.world(&Setting { shape, strangers: false, ..Setting::default() });
+            world.rotate_completely(&turn(0)).await;
+            let rotated = current_id(&world);
+            let by_hand = made_by_hand(&world, ACCOUNT);
+            let old = world.value("AWSCURRENT").unwrap();
+            world.put(&old.replace(&key_in(&old).unwrap(), &by_hand.value), &token("hand", 0));
+
+            // The tag names the first key and the label of the version before names the second: both are stale.
+            let rotation = world.begin_rotation(&turn(1)).unwrap();
+            let message = refused(world.step(&rotation, "createSecret").await, "KeyIdUnknown");
+            assert!(message.contains(&by_hand.id), "{message}");
+            assert_untouched(&world, &[&rotated, &by_hand.id]);
+            world.assert_kept();
+
+            // What the error asks for: the id on the version itself.
+            assert!(message.contains(&format!("{LABEL}ID --move-to-version-id {}", token("hand", 0))), "{message}");
+            attach_key_id(&world, &by_hand.id, &token("hand", 0));
+            assert_eq!(world.drive(&rotation, ONCE).await, Event::Succeeded, "{}", world.story());
+            let minted = world.minted();
+            assert_eq!(minted[1].minted_by, MintedBy::Rotate { of: by_hand.id.clone() });
+            assert_eq!(world.kosli_key(&rotated).rotated_at, None, "another key's rotation");
+            world.assert_kept();
+        }
     });
 }
 
@@ -546,6 +582,25 @@ fn a_current_label_that_was_rolled_back_to_a_dead_key() {
                 assert!(world.lives(&rolled_back), "it was in use, and it is not this rotation's");
             }
         }
+    });
+}
+
+#[test]
+fn a_current_label_that_was_rolled_back_to_a_version_whose_key_id_only_the_tag_names() {
+    Bench::run(async |bench| {
+        let world = bench.world(&Setting { shape: Shape::Plain, ..Setting::default() });
+        world.rotate_completely(&turn(0)).await;
+        roll_back(&world, &turn(0), &token("first", 0));
+        // The tag is about the first version, and nothing proves that this is the one: since the first rotation it is stale.
+        let rotation = world.begin_rotation(&turn(1)).unwrap();
+        let message = refused(world.step(&rotation, "createSecret").await, "KeyIdUnknown");
+        assert!(message.contains(&world.first_key) && message.contains(&token("first", 0)), "{message}");
+        assert_eq!(world.minted().len(), 1);
+        world.assert_kept();
+        attach_key_id(&world, &world.first_key, &token("first", 0));
+        assert_eq!(world.drive(&rotation, ONCE).await, Event::Succeeded, "{}", world.story());
+        world.assert_kept();
+        assert_eq!(world.minted()[1].minted_by, MintedBy::Rotate { of: world.first_key.clone() });
     });
 }
 

@@ -13,7 +13,7 @@ use super::{Authority, Invocation, Role, TRY_AGAIN, kosli_failed};
 use crate::clock::{from_epoch_seconds, rfc3339};
 use crate::config::Policy;
 use crate::error::{ErrorKind, RotationError};
-use crate::event::VersionId;
+use crate::event::{SecretId, VersionId};
 use crate::identity::KeyId;
 use crate::kosli::{
     KeyEntry, KosliError, LONGEST_DESCRIPTION, LONGEST_MINT, Listing, MintAnswer, Minted, SHORTEST_GRACE_HOURS,
@@ -351,7 +351,7 @@ impl<'a> Replacement<'a> {
             _ if !self.alive && self.authority.role != Role::Admin => {
                 Err(super::create_secret::dead_without_admin(&self.current))
             }
-            _ => Err(key_id_unknown(&self.current, self.alive, &strangers)),
+            _ => Err(key_id_unknown(self.invocation.session.secret, &self.current, self.alive, &strangers)),
         }
     }
 
@@ -743,7 +743,7 @@ fn mint_unclear(why: &str) -> RotationError {
     RotationError::new(ErrorKind::MintUnclear, format!("Whether Kosli minted a key is not known: {why}."), TRY_AGAIN)
 }
 
-fn key_id_unknown(current: &Credential, alive: bool, candidates: &[&KeyEntry]) -> RotationError {
+fn key_id_unknown(secret: &SecretId, current: &Credential, alive: bool, candidates: &[&KeyEntry]) -> RotationError {
     let listed: Vec<String> = candidates
         .iter()
         .take(20)
@@ -764,6 +764,11 @@ fn key_id_unknown(current: &Credential, alive: bool, candidates: &[&KeyEntry]) -
             candidates.len(),
             if listed.is_empty() { "none".to_owned() } else { listed.join("; ") }
         ),
-        "Put the key's id into the value (`key_id`, `KOSLI_API_KEY_ID`) or into the tag kosli:key-id, then rotate again.",
+        format!(
+            "Put the key's id into the value (`key_id`, `KOSLI_API_KEY_ID`); or, before the first rotation, into the tag \
+             kosli:key-id; or attach it to the version: `aws secretsmanager update-secret-version-stage --secret-id {secret} \
+             --version-stage {KEY_ID_LABEL}ID --move-to-version-id {}`. Then rotate again.",
+            current.version
+        ),
     )
 }
