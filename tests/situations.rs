@@ -289,6 +289,25 @@ fn an_old_value_stored_by_hand_never_rotates_the_key_that_came_after_it() {
     });
 }
 
+#[test]
+fn a_field_edited_by_hand_leaves_the_key_its_id() {
+    Bench::run(async |bench| {
+        for revoke_immediately in [false, true] {
+            let setting = Setting { shape: Shape::WithoutId, revoke_immediately, ..Setting::default() };
+            let world = bench.world(&setting);
+            world.rotate_completely(&turn(0)).await;
+            let rotated = current_id(&world);
+            let mut fields: Value = serde_json::from_str(&world.value("AWSCURRENT").unwrap()).unwrap();
+            fields["note"] = "edited".into();
+            world.put(&fields.to_string(), &token("hand", 0));
+            world.rotate_completely(&turn(1)).await;
+            assert_eq!(world.minted()[1].minted_by, MintedBy::Rotate { of: rotated.clone() });
+            assert_eq!(world.lives(&rotated), !revoke_immediately);
+            assert!(world.value("AWSCURRENT").unwrap().contains("\"note\":\"edited\""));
+        }
+    });
+}
+
 /// Runs the steps up to the promotion.
 async fn until_finish(world: &World, token: &str) -> RotationRequest {
     let rotation = world.begin_rotation(token).unwrap();

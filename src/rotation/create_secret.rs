@@ -36,7 +36,7 @@ async fn create(invocation: &Invocation<'_>, view: View) -> Result<StepAnswer, R
     let View { description, token: pending, current, previous, admin, .. } = view;
     let policy = invocation.session.function.config.policy.with_tags(&description.tags)?;
     let Some(current) = current else { return Err(super::current_unreadable(None, invocation.token())) };
-    let current = Credential::parse_replaced(&current, &description, invocation.token(), CURRENT)?;
+    let mut current = Credential::parse_replaced(&current, &description, invocation.token(), CURRENT)?;
     invocation.session.permit(&current.account)?;
     if let Some(pending) = pending {
         return already_created(invocation, &current, &pending, &description).await;
@@ -45,6 +45,7 @@ async fn create(invocation: &Invocation<'_>, view: View) -> Result<StepAnswer, R
 
     // A previous version that does not parse is ignored: it is only looked at to learn more, never to act on it.
     let previous = previous.and_then(|version| Credential::parse(&version, &description, PREVIOUS).ok());
+    previous.iter().for_each(|previous| current.learn_key_id(previous));
     let authority = invocation.session.authority(admin, current.key(), Role::Current);
     let (acceptance, listing) = tokio::join!(
         invocation.session.accepts(&current.account, current.key(), "the current key", &DEATH_PAUSES),

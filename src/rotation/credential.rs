@@ -115,6 +115,14 @@ impl Credential {
         Ok(credential)
     }
 
+    /// Takes the key id from another version that holds the very same key: somebody edited a field meanwhile, and the new
+    /// version has no label.
+    pub(super) fn learn_key_id(&mut self, other: &Self) {
+        if self.key_id.is_none() && self.account.same(&other.account) && self.key().same(other.key()) {
+            self.key_id.clone_from(&other.key_id);
+        }
+    }
+
     /// The key.
     pub(super) fn key(&self) -> &ApiKey {
         self.document.key()

@@ -130,7 +130,7 @@ async fn clean_up(
 ) -> Result<StepAnswer, RotationError> {
     answer.key_id = new.key_id.as_ref().and_then(shown);
     let incomplete = |error: RotationError| error.after_promotion();
-    let replaced = match (known, replaced) {
+    let mut replaced = match (known, replaced) {
         (Some(credential), _) => credential,
         (None, None) => return Ok(answer),
         (None, Some(version)) => {
@@ -147,6 +147,13 @@ async fn clean_up(
             credential
         }
     };
+    if replaced.key_id.is_none()
+        && let Some(before) = view.description.holder(PREVIOUS).filter(|version| **version != replaced.version)
+        && let Some(version) = invocation.session.read(Which::Id(before)).await.map_err(incomplete)?
+        && let Ok(before) = Credential::parse(&version, &view.description, PREVIOUS)
+    {
+        replaced.learn_key_id(&before);
+    }
     answer.replaced_key_id = replaced.key_id.as_ref().and_then(shown);
 
     // The admin secret may be this very secret: its key is then the new one, for the old one may be in its grace period.
