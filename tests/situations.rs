@@ -385,6 +385,32 @@ fn immediate_revocation_never_ends_an_id_that_the_new_key_has() {
 }
 
 #[test]
+fn immediate_revocation_never_ends_an_id_that_a_pending_version_holds() {
+    Bench::run(async |bench| {
+        for shape in [Shape::ApiKey, Shape::Plain] {
+            let world = bench.world(&Setting { shape, ..Setting::default() });
+            let first = world.value("AWSCURRENT").unwrap();
+            let rotation = until_finish(&world, &turn(0)).await;
+            done(world.step(&rotation, "finishSecret").await);
+            // Somebody stages the old value, in order to go back to it. Then the policy changes, and the step comes again.
+            let stages = match shape {
+                Shape::Plain => json!(["AWSPENDING", format!("{LABEL}{}", world.first_key)]),
+                _ => json!(["AWSPENDING"]),
+            };
+            let body = json!({"SecretId": world.arn, "SecretString": first, "ClientRequestToken": token("hand", 0),
+                              "VersionStages": stages});
+            world.aws("PutSecretValue", body).unwrap();
+            world.probe.pending_is_safe.store(false, Ordering::SeqCst);
+            world.tag("kosli:revoke-old-key", "immediately");
+            let answer = done(world.step(&rotation, "finishSecret").await);
+            assert!(world.lives(&world.first_key), "AWSPENDING holds it\n{}", world.story());
+            assert_eq!(answer["old_key"], "cannot tell", "{answer}");
+            world.assert_kept();
+        }
+    });
+}
+
+#[test]
 fn a_key_that_was_revoked_by_hand_is_replaced_by_a_new_one() {
     Bench::run(async |bench| {
         for shape in EVERY_SHAPE {

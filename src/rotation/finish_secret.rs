@@ -165,7 +165,7 @@ async fn clean_up(
     let swept = sweep(invocation, view, new, &replaced, &authority, &mut answer.warnings).await.map_err(incomplete)?;
     answer.revoked_key_ids.extend(swept.iter().map(ToString::to_string));
     if policy.revoke_old_key == RevokeOldKey::Immediately {
-        revoke_old_key(invocation, new, &replaced, &authority, &mut answer).await.map_err(incomplete)?;
+        revoke_old_key(invocation, view, new, &replaced, &authority, &mut answer).await.map_err(incomplete)?;
     }
     Ok(answer)
 }
@@ -233,6 +233,7 @@ async fn sweep(
 /// Revokes the old key now, and looks whether it is dead.
 async fn revoke_old_key(
     invocation: &Invocation<'_>,
+    view: &View,
     new: &Credential,
     replaced: &Credential,
     authority: &Authority,
@@ -250,6 +251,19 @@ async fn revoke_old_key(
         answer.warnings.push(format!(
             "The old key was not revoked: Kosli gave its successor the same id {old_id}, and revoking that would end the new \
              key. The old one ends with its grace period."
+        ));
+        return Ok(());
+    }
+    // Only where this step comes again: somebody may have staged the old key meanwhile, in order to go back to it.
+    if let Some(pending) = view.description.holder(PENDING).filter(|version| *version != invocation.token())
+        && let Some(version) = invocation.session.read(Which::Id(pending)).await?
+        && let Ok(pending) = Credential::parse(&version, &view.description, PENDING)
+        && (pending.key_id.as_ref() == Some(old_id) || pending.key().same(replaced.key()))
+    {
+        answer.old_key = Some("cannot tell");
+        answer.warnings.push(format!(
+            "The old key {old_id} was not revoked: the version {} under AWSPENDING holds it.",
+            pending.version
         ));
         return Ok(());
     }
