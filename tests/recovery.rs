@@ -70,22 +70,26 @@ fn command_lines(world: &World, version: &str) -> [String; 2] {
 #[test]
 fn a_lost_key_is_rotated_and_revoked_by_the_next_attempt() {
     Bench::run(async |bench| {
-        let world = bench.world(&Setting::default());
-        world.rule("rotate#1=kill-after");
-        world.rotate_completely(&second()).await;
-        assert_chain(&world, 2);
+        for admin in [true, false] {
+            let world = bench.world(&Setting { admin, ..Setting::default() });
+            world.rule("rotate#1=kill-after");
+            world.rotate_completely(&second()).await;
+            assert_chain(&world, 2);
+        }
     });
 }
 
 #[test]
 fn a_lost_key_is_found_by_a_rotation_with_another_token() {
     Bench::run(async |bench| {
-        let world = bench.world(&Setting::default());
-        let abandoned = lose_a_key(&world).await;
-        world.clear_pending(&abandoned.token);
-        world.advance(TAKE_OVER);
-        world.rotate_completely(&token("third", 0)).await;
-        assert_chain(&world, 2);
+        for admin in [true, false] {
+            let world = bench.world(&Setting { admin, ..Setting::default() });
+            let abandoned = lose_a_key(&world).await;
+            world.clear_pending(&abandoned.token);
+            world.advance(TAKE_OVER);
+            world.rotate_completely(&token("third", 0)).await;
+            assert_chain(&world, 2);
+        }
     });
 }
 
@@ -122,10 +126,12 @@ fn a_lost_key_is_the_head_of_the_chain_and_no_second_candidate_where_nothing_nam
 #[test]
 fn a_chain_of_two_lost_keys_is_rotated_at_its_head() {
     Bench::run(async |bench| {
-        let world = bench.world(&Setting::default());
-        world.rule("rotate#1..2=kill-after");
-        world.rotate_completely(&second()).await;
-        assert_chain(&world, 3);
+        for admin in [true, false] {
+            let world = bench.world(&Setting { admin, ..Setting::default() });
+            world.rule("rotate#1..2=kill-after");
+            world.rotate_completely(&second()).await;
+            assert_chain(&world, 3);
+        }
     });
 }
 
