@@ -802,6 +802,30 @@ fn a_seed_replays() {
     });
 }
 
+/// Found by a random schedule: the abandoned version keeps its label with a key id, and the tag was taken for stale.
+#[test]
+fn after_an_abandoned_first_rotation_the_tag_still_names_the_key() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let bench = Bench::new(1).await;
+        for shape in [Shape::WithoutId, Shape::Plain] {
+            let world = bench.world(&Setting { shape, ..Setting::default() });
+            let rotation = world.begin_rotation(&support::token("second", 0)).unwrap();
+            world.invoke(0, &step_event(&rotation, "createSecret")).await.unwrap();
+            let body = json!({"SecretId": world.arn, "VersionStage": "AWSPENDING",
+                              "RemoveFromVersionId": rotation.token});
+            world.aws("UpdateSecretVersionStage", body).unwrap();
+            world.emulator.with_secrets_manager(|service| {
+                service.end_rotation(&rotation, emulator::secrets_manager::RotationOutcome::Failed);
+            });
+            world.emulator.clock().advance(HOUR);
+            let end = world.rotate(&support::token("third", 0), RETRIES).await;
+            assert_eq!(end, Event::Succeeded, "{}", world.story());
+            assert_eq!(world.check_completed(), [""; 0], "{}", world.story());
+        }
+    });
+}
+
 #[test]
 fn every_kind_of_fault_is_drawn() {
     let drawn: BTreeSet<&str> = [Service::Kosli, Service::SecretsManager]
