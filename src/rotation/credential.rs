@@ -6,7 +6,7 @@ use crate::document::Document;
 use crate::error::{ErrorKind, RotationError};
 use crate::event::VersionId;
 use crate::identity::{Account, ApiKey, KeyId, Name};
-use crate::secrets_manager::{Description, PREVIOUS, Version};
+use crate::secrets_manager::{CURRENT, Description, PREVIOUS, Version};
 
 /// The prefix of the staging label that keeps the key id of a value without a field for it.
 pub(super) const KEY_ID_LABEL: &str = "kosli-key-id:";
@@ -95,10 +95,14 @@ impl Credential {
                 "Correct the tag, or remove it after the first rotation.",
             )
         })?;
+        // A version that was never current proves nothing: its rotation was abandoned, and the tag still names the key.
+        let was_current = |labels: &[String]| {
+            description.rotated_before || labels.iter().any(|label| matches!(label.as_str(), CURRENT | PREVIOUS))
+        };
         let labelled_by_us = description
             .versions
             .iter()
-            .filter(|(version, _)| *version != token)
+            .filter(|(version, labels)| *version != token && was_current(labels))
             .any(|(_, labels)| labels.iter().any(|label| label.starts_with(KEY_ID_LABEL)));
         let first = !description.rotated_before && description.holder(PREVIOUS).is_none();
         match &credential.key_id {

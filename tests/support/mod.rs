@@ -83,7 +83,12 @@ pub struct Bench {
 impl Bench {
     /// A bench with so many execution environments.
     pub async fn new(executions: usize) -> Self {
-        let emulator = Emulator::new(emulator::Clock::frozen(start()));
+        Self::with_clock(executions, emulator::Clock::frozen(start())).await
+    }
+
+    /// The same, on another clock.
+    pub async fn with_clock(executions: usize, clock: emulator::Clock) -> Self {
+        let emulator = Emulator::new(clock);
         let mut bench = Self { emulator, executions: Vec::new() };
         for number in 0..executions {
             let tag = char::from(b'a' + u8::try_from(number).unwrap()).to_string();
@@ -178,8 +183,9 @@ pub struct World {
 /// Watches every call: it puts the faults in, ends killed executions, and looks whether the promises hold at this instant.
 pub struct Probe {
     emulator: Emulator,
-    strangers: Vec<String>,
-    arn: String,
+    strangers: Mutex<Vec<String>>,
+    /// The secrets whose keys are watched.
+    arns: Mutex<Vec<String>>,
     /// What befalls the call with this number, counted from one after the set-up, and for how long the calls of the same
     /// operation after it.
     faults: Mutex<BTreeMap<usize, (Fault, Duration)>>,
@@ -246,9 +252,15 @@ impl Probe {
     /// The promises that hold at every instant: the current key works, the pending key is nobody's victim, and nobody else's
     /// keys are touched.
     pub fn look(&self, when: &str) {
+        for arn in self.arns.lock().unwrap().iter() {
+            self.look_at(arn, when);
+        }
+    }
+
+    fn look_at(&self, arn: &str, when: &str) {
         let held = |label: &str| {
             self.emulator.with_secrets_manager(|service| {
-                let secret = service.secret(&self.arn)?;
+                let secret = service.secret(arn)?;
                 key_in(secret.versions.labelled(label)?.text()?)
             })
         };
@@ -272,11 +284,35 @@ impl Probe {
                 broken.push("I4: the key under AWSPENDING was revoked or put into a grace period");
             }
             let touched = |key: &&Key| key.revoked_at.is_some() || key.rotated_at.is_some();
-            if kosli.keys().filter(|key| self.strangers.contains(&key.id)).any(|key| touched(&key)) {
+            let strangers = self.strangers.lock().unwrap();
+            if kosli.keys().filter(|key| strangers.contains(&key.id)).any(|key| touched(&key)) {
                 broken.push("I4: a stranger's key was touched");
             }
         });
         self.violations.lock().unwrap().extend(broken.iter().map(|what| format!("{what}, {when}")));
+    }
+
+    /// Lets a fault befall the call with this number, counted from one, and the calls of the same operation for as long
+    /// after it as `lasts` says.
+    pub fn fault(&self, call: usize, fault: Fault, lasts: Duration) {
+        self.faults.lock().unwrap().insert(call, (fault, lasts));
+    }
+
+    /// From now on nothing befalls any call.
+    pub fn end_faults(&self) {
+        self.faults.lock().unwrap().clear();
+        self.first_of.lock().unwrap().clear();
+        self.lasting.lock().unwrap().clear();
+    }
+
+    /// How many calls have come since the set-up.
+    pub fn calls(&self) -> usize {
+        self.count.load(Ordering::SeqCst)
+    }
+
+    /// A key that is nobody's business here, from now on.
+    pub fn add_stranger(&self, id: String) {
+        self.strangers.lock().unwrap().push(id);
     }
 
     /// The faults that have not befallen a call.
@@ -307,8 +343,9 @@ impl World {
         // Every case of a setting takes the same course: ids, ARNs and attempt bits are the same.
         fastrand::seed(7);
         emulator.with_secrets_manager(|service| service.seed(7));
-        let ago = |days: u32| start() - DAY * days;
-        let expiry = start() + DAY * 200;
+        let begin = emulator.clock().now();
+        let ago = |days: u32| begin - DAY * days;
+        let expiry = begin + DAY * 200;
         let (first_key, value, mut strangers, admin_value) = emulator.with_kosli(|kosli| {
             kosli.seed(7);
             kosli.switches = Switches::default();
@@ -360,7 +397,7 @@ impl World {
         // A stranger whose expiry carries our very mark: it was used, and it is older than the version.
         let mark = kosli_key_rotation::marker::Mark::of(&arn, &version_id(&token("first", 0)));
         let attempt = kosli_key_rotation::marker::Attempt::fresh(&[]);
-        let marked = mark.expires_at(attempt, start(), DAY * 100);
+        let marked = mark.expires_at(attempt, begin, DAY * 100);
         if setting.strangers {
             strangers.push(emulator.with_kosli(|kosli| {
                 let expires_at = UNIX_EPOCH + Duration::from_secs(marked);
@@ -372,8 +409,8 @@ impl World {
         let executions = bench.executions.clone();
         let probe = Arc::new(Probe {
             emulator: emulator.clone(),
-            strangers: strangers.clone(),
-            arn: arn.clone(),
+            strangers: Mutex::new(strangers.clone()),
+            arns: Mutex::new(vec![arn.clone()]),
             faults: Mutex::default(),
             first_of: Mutex::default(),
             lasting: Mutex::default(),
@@ -397,10 +434,38 @@ impl World {
         }
     }
 
+    /// A second secret, with a key of its own on the same service account: to each other they are strangers.
+    pub fn sibling(&self, name: &str) -> Self {
+        let now = self.emulator.clock().now();
+        let (first_key, value) = self
+            .emulator
+            .with_kosli(|kosli| kosli.add_key(ORG, ACCOUNT, DESCRIPTION, now - DAY * 30, Some(now + DAY * 200)));
+        let document = json!({"org": ORG, "service_account": ACCOUNT, "key_id": first_key, "api_key": value});
+        let token = token("sibling", 0);
+        let made = self
+            .aws(
+                "CreateSecret",
+                json!({"Name": name, "SecretString": document.to_string(), "ClientRequestToken": token}),
+            )
+            .unwrap();
+        let arn = made["ARN"].as_str().unwrap().to_owned();
+        self.probe.arns.lock().unwrap().push(arn.clone());
+        Self {
+            emulator: self.emulator.clone(),
+            setting: self.setting.clone(),
+            executions: self.executions.clone(),
+            arn,
+            first_key,
+            strangers: self.strangers.clone(),
+            probe: self.probe.clone(),
+            history: self.history.clone(),
+        }
+    }
+
     /// Lets a fault befall the call with this number, counted from one, and the calls of the same operation for as long
     /// after it as `lasts` says.
     pub fn fault(&self, call: usize, fault: Fault, lasts: Duration) {
-        self.probe.faults.lock().unwrap().insert(call, (fault, lasts));
+        self.probe.fault(call, fault, lasts);
     }
 
     /// Lets a fault befall the first call of this operation.
@@ -598,7 +663,7 @@ impl World {
 
     /// How many calls the function has made since the set-up.
     pub fn calls(&self) -> usize {
-        self.probe.count.load(Ordering::SeqCst)
+        self.probe.calls()
     }
 
     /// What was broken at any instant so far.
@@ -611,11 +676,10 @@ impl World {
         self.probe.look("at the end");
         let mut broken = self.violations();
         let now = self.emulator.clock().now();
+        // By any secret: several may share an account.
         let held: Vec<String> = self.emulator.with_secrets_manager(|service| {
-            let secret = service.secret(&self.arn).unwrap();
-            secret
-                .versions
-                .iter()
+            let versions = service.secrets().flat_map(|secret| secret.versions.iter());
+            versions
                 .filter(|version| !version.stages.is_empty())
                 .filter_map(|version| key_in(version.text()?))
                 .collect()
