@@ -119,6 +119,7 @@ fn setting(random: &mut Rng) -> Setting {
         revoke_immediately: random.bool(),
         shape: *random.choice(&shapes).unwrap(),
         variables,
+        ..Setting::default()
     }
 }
 

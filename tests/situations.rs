@@ -268,6 +268,31 @@ fn a_value_stored_by_hand_without_a_label_is_never_taken_for_another_key() {
 }
 
 #[test]
+fn a_tag_for_the_key_before_is_never_taken_for_the_key_that_was_stored_by_hand() {
+    Bench::run(async |bench| {
+        for shape in [Shape::Plain, Shape::WithoutId] {
+            // Before the first rotation: the tag names the first key, and then another key is stored.
+            let world = bench.world(&Setting { shape, strangers: false, ..Setting::default() });
+            let by_hand = made_by_hand(&world, ACCOUNT);
+            let first = world.value("AWSCURRENT").unwrap();
+            world.put(&first.replace(&key_in(&first).unwrap(), &by_hand.value), &token("hand", 0));
+            let rotation = world.begin_rotation(&turn(0)).unwrap();
+            let message = refused(world.step(&rotation, "createSecret").await, "KeyIdUnknown");
+            assert!(message.contains(&by_hand.id) && message.contains(&world.first_key), "{message}");
+            assert_untouched(&world, &[&world.first_key, &by_hand.id]);
+
+            // A placeholder that was stored first is no key: the tag counts.
+            let world = bench.world(&Setting { shape, strangers: false, ..Setting::default() });
+            let value = world.value("AWSCURRENT").unwrap();
+            world.put(&value.replace(&key_in(&value).unwrap(), "placeholder"), &token("hand", 0));
+            world.put(&value, &token("hand", 1));
+            world.rotate_completely(&turn(0)).await;
+            world.assert_kept();
+        }
+    });
+}
+
+#[test]
 fn an_old_value_stored_by_hand_never_rotates_the_key_that_came_after_it() {
     Bench::run(async |bench| {
         for list_in_grace in [ListInGrace::OwnExpiry, ListInGrace::Hidden] {

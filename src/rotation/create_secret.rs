@@ -46,6 +46,11 @@ async fn create(invocation: &Invocation<'_>, view: View) -> Result<StepAnswer, R
     // A previous version that does not parse is ignored: it is only looked at to learn more, never to act on it.
     let previous = previous.and_then(|version| Credential::parse(&version, &description, PREVIOUS).ok());
     previous.iter().for_each(|previous| current.learn_key_id(previous));
+    if let Some(previous) = &previous
+        && tag_may_be_stale(invocation, &current, previous).await?
+    {
+        current.key_id = None;
+    }
     let authority = invocation.session.authority(admin, current.key(), Role::Current);
     let (acceptance, listing) = tokio::join!(
         invocation.session.accepts(&current.account, current.key(), "the current key", &DEATH_PAUSES),
@@ -76,6 +81,20 @@ async fn create(invocation: &Invocation<'_>, view: View) -> Result<StepAnswer, R
             already_created(invocation, &current, &version, &description).await
         }
     }
+}
+
+/// Whether the tag with the key id may name the key of the version before: nothing but the tag names an id, and that version
+/// holds another key of the account which still works. A placeholder that was put in first is no such key.
+async fn tag_may_be_stale(
+    invocation: &Invocation<'_>,
+    current: &Credential,
+    previous: &Credential,
+) -> Result<bool, RotationError> {
+    if !current.key_id_from_tag || !previous.account.same(&current.account) || previous.key().same(current.key()) {
+        return Ok(false);
+    }
+    let accepted = invocation.session.accepts(&previous.account, previous.key(), "the previous key", &[]).await?;
+    Ok(accepted == Acceptance::Accepted)
 }
 
 /// The pending version has a value: from an earlier attempt, from a twin, or from somebody else. It is proven, not believed.

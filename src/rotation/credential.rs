@@ -29,6 +29,8 @@ pub(super) struct Credential {
     pub(super) account: Account,
     /// The key's id, where the value, a label or a tag names it.
     pub(super) key_id: Option<KeyId>,
+    /// Nothing but the tag names it.
+    pub(super) key_id_from_tag: bool,
 }
 
 impl Credential {
@@ -72,7 +74,14 @@ impl Credential {
             ),
             None => None,
         };
-        Ok(Self { version: version.id.clone(), created: version.created, document, account, key_id })
+        Ok(Self {
+            version: version.id.clone(),
+            created: version.created,
+            document,
+            account,
+            key_id,
+            key_id_from_tag: false,
+        })
     }
 
     /// Parses the version that is being replaced: its key id may also come from the tag, as long as no rotation of ours has
@@ -106,7 +115,10 @@ impl Credential {
             .any(|(_, labels)| labels.iter().any(|label| label.starts_with(KEY_ID_LABEL)));
         let first = !description.rotated_before && description.holder(PREVIOUS).is_none();
         match &credential.key_id {
-            None if !labelled_by_us => credential.key_id = Some(tag),
+            None if !labelled_by_us => {
+                credential.key_id = Some(tag);
+                credential.key_id_from_tag = true;
+            }
             Some(id) if first && *id != tag && !labelled_by_us => {
                 return Err(RotationError::new(
                     ErrorKind::IdentityConflict,
