@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use emulator::Clock;
 use emulator::demo::{Options, World};
-use emulator::rotation::{self, Event, Retries};
+use emulator::rotation::{self, Event, Retries, STEPS, step_event};
 use emulator::runtime_api::FunctionProcess;
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ const MARKER: &str = "<!-- written by";
 /// A block of the document, and how its lines come about.
 #[derive(Debug)]
 struct Block {
-    /// `rotation`, or `checkSecret` after a rotation.
+    /// `rotation`; one of its steps, alone; or `checkSecret` after a rotation.
     what: &'static str,
     level: &'static str,
     format: &'static str,
@@ -55,11 +55,16 @@ impl Block {
         }
         let rotation = world.begin_rotation(&function.arn()).await.expect("it begins");
         let process = FunctionProcess::new(&world.emulator, "function", function.clone());
-        let once = Retries { attempts: 1, spacing: Duration::ZERO };
-        let invoke = async |event| process.invoke(&event).await;
-        rotation::rotate(&world.emulator, &rotation, once, invoke, |_, _: &Event| {}).await;
+        if STEPS.contains(&self.what) {
+            // Whether it succeeds is part of what it writes.
+            let _ = process.invoke(&step_event(&rotation, self.what)).await;
+        } else {
+            let once = Retries { attempts: 1, spacing: Duration::ZERO };
+            let invoke = async |event| process.invoke(&event).await;
+            rotation::rotate(&world.emulator, &rotation, once, invoke, |_, _: &Event| {}).await;
+        }
         process.stop().await;
-        if self.what == "rotation" {
+        if self.what != "checkSecret" {
             return process.output();
         }
         let process = FunctionProcess::new(&world.emulator, "check", function);
@@ -70,8 +75,14 @@ impl Block {
     }
 }
 
-/// A line without what differs from run to run.
+/// A line without what differs from run to run, and from build to build: with the emulator in it, the executable keeps the order of
+/// JSON members; as it is deployed, it sorts them.
 fn comparable(line: &str) -> String {
+    let sorted = serde_json::from_str::<Value>(line).map(|mut line| {
+        line.sort_all_objects();
+        line.to_string()
+    });
+    let line = sorted.as_deref().unwrap_or(line);
     let mut comparable = String::new();
     let mut last = "";
     for piece in line.split_inclusive(|c: char| !(c.is_ascii_alphanumeric() || "-.:".contains(c))) {
