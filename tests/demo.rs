@@ -31,6 +31,8 @@ async fn every_shape_and_policy_ends_well() {
                 let options = format!("--shape {shape} --revoke {revoke} {who}");
                 let (ended, said) = run(&options).await;
                 assert!(ended.well(), "{options}:\n{said}");
+                let report = ended.report.as_ref().expect("an unhealthy secret is an answer, not an error");
+                assert_eq!(report["healthy"], true, "{options}:\n{said}");
                 let old_key = ended.world.emulator.with_kosli(|kosli| {
                     kosli.keys().find(|key| key.id == ended.world.own_key).cloned().expect("it was there")
                 });
@@ -60,6 +62,14 @@ async fn it_tells_what_happens_in_order() {
         "does the new key work?                       yes",
         "4/4 finishSecret",
         "readers get the new key from now on",
+        "Is the secret healthy?",
+        "\"Step\":\"checkSecret\"",
+        "ok      rotation      Rotation is switched on.",
+        "ok      current-key   Kosli accepts the current key.",
+        "ok      old-key       The old key ",
+        "is in its grace period until about",
+        "ok      schedule ",
+        "The secret is healthy.",
         "After",
         "AWSPREVIOUS ",
         "in its grace period, works until",
@@ -100,6 +110,9 @@ async fn a_rotation_that_cannot_succeed_is_not_called_a_success() {
     assert!(!ended.succeeded && !ended.well(), "{said}");
     assert!(ended.promises.iter().all(|promise| promise.held), "{said}");
     assert!(said.contains("KosliForbidden") && said.contains("The rotation has failed for good"), "{said}");
+    let report = ended.report.expect("an unhealthy secret is an answer, not an error");
+    assert_eq!(report["healthy"], false, "{said}");
+    assert!(said.contains("NOT OK  admin-key ") && said.contains("The secret is NOT healthy."), "{said}");
 }
 
 #[test]

@@ -1,5 +1,8 @@
-//! What the README and the crate's documentation say is so: the calls of a clean rotation, configuration, runbook, map.
+//! What the README, its pages and the crate's documentation say is so: the calls of a clean rotation, configuration, runbook,
+//! checks, tests, links, map.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -15,7 +18,11 @@ const README: &str = include_str!("../README.md");
 
 /// The rows of the table under a heading that begins with these words, without its head, cell by cell.
 fn table(heading: &str) -> Vec<Vec<&'static str>> {
-    let (_, section) = README.split_once(&format!("# {heading}")).unwrap_or_else(|| panic!("no heading {heading}"));
+    table_in(README, heading)
+}
+
+fn table_in(page: &'static str, heading: &str) -> Vec<Vec<&'static str>> {
+    let (_, section) = page.split_once(&format!("# {heading}")).unwrap_or_else(|| panic!("no heading {heading}"));
     section
         .lines()
         .skip_while(|line| !line.starts_with('|'))
@@ -223,6 +230,68 @@ fn the_runbook_has_one_row_for_each_kind_of_error() {
     for row in rows {
         assert!(row.len() == 4 && row.iter().all(|cell| !cell.is_empty()), "{row:?}");
     }
+}
+
+#[test]
+fn every_check_of_check_secret_is_explained() {
+    let documented: BTreeSet<&str> =
+        table_in(include_str!("../docs/check-secret.md"), "The checks").iter().flat_map(|row| code(row[0])).collect();
+    // A name stands first in a call of one of these, or, where the role decides, is one of two.
+    let source: String = include_str!("../src/rotation/check_secret.rs").split_whitespace().collect();
+    let begins = [".passed(\"", ".not_ok(\"", ".failed(\"", "Check{name:\"", "Role::Admin{\"", "}else{\""];
+    let named: BTreeSet<&str> = begins
+        .iter()
+        .flat_map(|begin| source.split(begin).skip(1).filter_map(|rest| rest.split('"').next()))
+        .filter(|name| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'))
+        .collect();
+    assert_eq!(documented, named);
+}
+
+#[test]
+fn every_test_that_proves_something_exists() {
+    let mut proofs = 0;
+    for line in include_str!("../docs/failures.md").lines().filter(|line| line.starts_with("| ")) {
+        let cell = line.trim_matches('|').split('|').next_back().unwrap_or_default();
+        let mut source = String::new();
+        for name in code(cell) {
+            if name.starts_with("tests/") {
+                source = std::fs::read_to_string(name).unwrap_or_else(|error| panic!("{name}: {error}"));
+            } else {
+                assert!(source.contains(&format!("fn {name}(")), "there is no test {name}: {line}");
+            }
+            proofs += 1;
+        }
+    }
+    assert!(proofs > 50, "so few proofs prove nothing");
+}
+
+/// Links within the repository, to files and to headings.
+#[test]
+fn every_link_leads_somewhere() {
+    let pages = ["README.md", "SECURITY.md"].into_iter().map(PathBuf::from).chain(
+        std::fs::read_dir("docs").expect("tests run in the package's folder").map(|page| page.expect("a page").path()),
+    );
+    let mut links = 0;
+    for page in pages {
+        let text = std::fs::read_to_string(&page).expect("a page");
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for target in targets.filter(|target| !target.contains("://")) {
+            links += 1;
+            let (file, heading) = target.split_once('#').unwrap_or((target, ""));
+            let file = if file.is_empty() { page.clone() } else { page.with_file_name(file) };
+            let linked = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{page:?}: {target}: {error}"));
+            assert!(heading.is_empty() || anchors(&linked).any(|anchor| anchor == heading), "{page:?}: {target}");
+        }
+    }
+    assert!(links > 30, "so few links prove nothing");
+}
+
+/// The headings of a page, as links name them.
+fn anchors(page: &str) -> impl Iterator<Item = String> {
+    page.lines().filter(|line| line.starts_with('#')).map(|line| {
+        let kept = |c: &char| c.is_alphanumeric() || [' ', '-', '_'].contains(c);
+        line.trim_start_matches('#').trim().chars().filter(kept).collect::<String>().replace(' ', "-").to_lowercase()
+    })
 }
 
 /// "Self-rotation does without the two reads of the admin secret. Immediate revocation adds `revoke` and `verify`."

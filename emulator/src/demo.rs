@@ -1,7 +1,8 @@
 //! `cargo demo`: one rotation by the function's real executable, told as it happens to somebody who has never seen one.
 //!
-//! The demo ends with the promises, checked: at every instant the key under `AWSCURRENT` works, nothing is minted that is not
-//! stored, no key is left over, nobody else's key is touched, and no key's value is shown.
+//! The demo ends with the function's own report on the secret (`checkSecret`), and with the promises, checked: at every instant
+//! the key under `AWSCURRENT` works, nothing is minted that is not stored, no key is left over, nobody else's key is touched,
+//! and no key's value is shown.
 //!
 //! - `world`: the accounts, keys and secrets that it happens to
 //! - `narration`: what happens, in words
@@ -15,13 +16,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::json;
+
 use self::narration::Narrator;
 pub use self::promises::Promise;
 pub use self::world::World;
 use crate::clock::Clock;
 use crate::faults::{FaultPlan, Rule};
 use crate::rotation::{self, Event, Retries};
-use crate::runtime_api::{FunctionProcess, OnLine};
+use crate::runtime_api::{FunctionProcess, OnLine, Outcome};
 
 /// What `emulator demo --help` prints.
 pub const USAGE: &str = "\
@@ -91,6 +94,8 @@ pub enum RevokeOldKey {
 pub struct Ended {
     /// Whether all four steps succeeded in the end.
     pub succeeded: bool,
+    /// What `checkSecret` has answered afterwards: a report, healthy or not.
+    pub report: Outcome,
     /// What was promised, and whether it held.
     pub promises: Vec<Promise>,
     /// Everything as the rotation has left it.
@@ -107,6 +112,9 @@ impl Ended {
 /// Secrets Manager tries again at once: the demo's clock is moved instead, see [`Narrator`].
 const RETRIES: Retries = Retries { attempts: 5, spacing: Duration::from_millis(100) };
 
+/// What the calls of `checkSecret` are tagged with.
+const CHECK: &str = "check";
+
 /// Rotates one key with the executable at `function`, and tells `out` line by line.
 ///
 /// # Errors
@@ -120,14 +128,18 @@ pub async fn run(options: &Options, function: PathBuf, out: OnLine) -> Result<En
     world.emulator.set_hook(narrator.clone());
 
     let succeeded = rotate(&world, &process, &narrator).await;
+    // An execution environment of its own keeps its calls apart from those of the rotation.
+    let checking = FunctionProcess::new(&world.emulator, CHECK, process.function().clone());
+    let report = check(&checking, &narrator).await;
 
     process.stop().await;
+    checking.stop().await;
     // The narrator holds the emulator and the process, and the emulator the narrator: somebody has to let go.
     world.emulator.set_hook(Arc::new(FaultPlan::default()));
     world.emulator.faults().clear();
     let succeeded = succeeded?;
-    let promises = narrator.conclude(&process.output(), succeeded);
-    Ok(Ended { succeeded, promises, world })
+    let promises = narrator.conclude(&[process.output(), checking.output()].concat(), succeeded);
+    Ok(Ended { succeeded, report, promises, world })
 }
 
 /// Asks for a rotation as a person does, and lets Secrets Manager's part happen. True if all steps succeeded in the end.
@@ -141,6 +153,15 @@ async fn rotate(world: &World, process: &FunctionProcess, narrator: &Arc<Narrato
     let end =
         rotation::rotate(&world.emulator, &rotation, RETRIES, invoke, |_, event| narrator.tell_event(event)).await;
     Ok(end == Event::Succeeded)
+}
+
+/// Asks the function how the secret is, as an alarm's schedule or a person does.
+async fn check(process: &FunctionProcess, narrator: &Narrator) -> Outcome {
+    let event = json!({ "Step": "checkSecret", "SecretId": world::SECRET });
+    narrator.tell_check(&event);
+    let report = process.invoke(&event).await;
+    narrator.tell_report(&report);
+    report
 }
 
 impl Options {

@@ -11,7 +11,7 @@ use super::{Options, RotatedBy};
 use crate::faults::{Effect, Fault};
 use crate::kosli::Key;
 use crate::rotation::{Event, STEPS};
-use crate::runtime_api::{FunctionProcess, OnLine};
+use crate::runtime_api::{FunctionProcess, OnLine, Outcome};
 use crate::secrets_manager::{AWSCURRENT, Version};
 use crate::server::{Call, Hook};
 
@@ -131,6 +131,30 @@ impl Narrator {
             Event::Abandoned => self.say("\nThe rotation is not wanted any more."),
         }
         self.look(None);
+    }
+
+    pub(super) fn tell_check(&self, event: &Value) {
+        self.heading("Is the secret healthy? Anybody may ask the function, and nothing is changed");
+        self.say(&format!("  The event is {event}. It answers:"));
+    }
+
+    /// The report, or the error that came instead of it.
+    pub(super) fn tell_report(&self, report: &Outcome) {
+        let report = match report {
+            Ok(report) => report,
+            Err(error) => {
+                self.seen().answers.push(error.to_string());
+                return self.say(&format!("  Failed: {error}"));
+            }
+        };
+        self.seen().answers.push(report.to_string());
+        for check in report["checks"].as_array().into_iter().flatten() {
+            let verdict = if check["ok"] == true { "ok    " } else { "NOT OK" };
+            let text = |name: &str| check[name].as_str().unwrap_or_default();
+            self.say(&format!("  {verdict}  {:<12}  {}", text("name"), text("detail")));
+        }
+        let verdict = if report["healthy"] == true { "healthy" } else { "NOT healthy" };
+        self.say(&format!("  The secret is {verdict}."));
     }
 
     /// Shows what has become of everything, and whether the promises held.
