@@ -14,9 +14,13 @@ use tracing_subscriber::layer::SubscriberExt;
 /// `AWS_LAMBDA_LOG_LEVEL`: TRACE, DEBUG, INFO (the default), WARN, ERROR or FATAL. `AWS_LAMBDA_LOG_FORMAT`: `JSON`, or text.
 /// Source: <https://docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs-log-level.html>
 pub fn init(lookup: impl Fn(&str) -> Option<String>) {
+    // Spelled out: to the parser of `LevelFilter`, nothing at all means ERROR.
     let level = match lookup("AWS_LAMBDA_LOG_LEVEL").unwrap_or_default().to_ascii_uppercase().as_str() {
-        "FATAL" => LevelFilter::ERROR,
-        level => level.parse().unwrap_or(LevelFilter::INFO),
+        "TRACE" => LevelFilter::TRACE,
+        "DEBUG" => LevelFilter::DEBUG,
+        "WARN" => LevelFilter::WARN,
+        "ERROR" | "FATAL" => LevelFilter::ERROR,
+        _ => LevelFilter::INFO,
     };
     let targets = Targets::new()
         .with_target(env!("CARGO_CRATE_NAME"), level)
