@@ -245,7 +245,7 @@ impl Checkup<'_> {
             self.not_ok(
                 "key-id",
                 "Nothing says which key the secret holds. The first rotation finds it, if it is the account's only key; \
-                 otherwise put its id into the value or into the tag kosli:key-id."
+                 otherwise put its id into the value, or onto the version as the staging label kosli-key-id:ID."
                     .to_owned(),
             );
             return None;
