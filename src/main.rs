@@ -25,8 +25,11 @@ async fn main() -> Result<(), lambda_runtime::Error> {
     // A function that cannot be set up stays up, to say so to every invocation.
     let function = &function(variable).await;
     let handler = service_fn(async |event: LambdaEvent<Value>| -> Result<Value, Diagnostic> {
-        let function = function.as_ref().map_err(|error| error.clone())?;
         let LambdaEvent { payload, context } = event;
+        let function = function.as_ref().map_err(|error| {
+            error!(request_id = context.request_id, error_type = error.kind().word(), "{error}");
+            error.clone()
+        })?;
         let context = LambdaContext {
             request_id: &context.request_id,
             deadline: context.deadline(),
@@ -38,9 +41,7 @@ async fn main() -> Result<(), lambda_runtime::Error> {
 }
 
 async fn function(variable: impl Fn(&str) -> Option<String>) -> Result<Function, RotationError> {
-    let config = Config::from_vars(&variable).inspect_err(|error| {
-        error!(error_type = error.kind().word(), "{error}");
-    })?;
+    let config = Config::from_vars(&variable)?;
     // A variable that is set to nothing counts as unset.
     let set = |name: &str| variable(name).filter(|value| !value.is_empty());
     let extra_roots = set("SSL_CERT_FILE");

@@ -6,6 +6,8 @@
 //! and is moved between two attempts beyond the age at which a marked key counts as lost: the function measures that age by
 //! Kosli's `Date`.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::sync::atomic::{AtomicUsize, Ordering};

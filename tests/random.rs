@@ -15,6 +15,8 @@
 //! - Edit a value twice before a rotation completes: the mark of the version before the last one is not looked for.
 //! - Store a value without a key id under `AWSCURRENT` by hand: nothing would say which key it holds.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::cell::{Cell, RefCell};
@@ -158,6 +160,9 @@ fn is_blind(switches: &Switches) -> bool {
     switches.expires_at != ExpiresAt::AsSent || switches.list_shape != ListShape::Array
 }
 
+/// Calls that are held, by execution, operation, detail and number of arrival, and what lets each pass.
+type Queue = BTreeMap<(String, String, String, usize), oneshot::Sender<()>>;
+
 /// Sees every call before and after the probe does: it draws the faults, and notes whose keys are whose.
 struct Watch {
     probe: Arc<Probe>,
@@ -172,7 +177,7 @@ struct Watch {
     promoted: Mutex<BTreeSet<String>>,
     /// Calls that wait for their turn. Those that are made side by side arrive in any order, so they are sorted: a seed then
     /// takes the same course again.
-    waiting: Mutex<BTreeMap<(String, String, String, usize), oneshot::Sender<()>>>,
+    waiting: Mutex<Queue>,
     arrivals: AtomicUsize,
     /// The calls in the order of their turns.
     log: Mutex<Vec<String>>,

@@ -243,9 +243,9 @@ impl<'a> Replacement<'a> {
                 }
                 Err(error) => error,
             };
-            info!(%error, "a mint brought no key");
             match &error {
                 KosliError::Unclear(_) => {
+                    warn!(%error, "a key may have been minted whose answer was lost: looking for it");
                     self.unclear.push(attempt);
                     listing = self.look().await?;
                     self.give_up_after_too_many()?;
@@ -257,12 +257,14 @@ impl<'a> Replacement<'a> {
                 _ if let Some(asked) = passing(&error)
                     && let Some(&pause) = refusal_pauses.next() =>
                 {
+                    info!(%error, "Kosli refused a mint for the moment");
                     if !self.invocation.session.budget.pause(asked.max(pause)).await {
                         return Err(kosli_failed(&error, self.authority.role, "minting a key"));
                     }
                     listing = self.list().await?;
                 }
                 _ => {
+                    info!(%error, "Kosli refused a mint");
                     // A refusal after an unclear outcome may mean that the first one had its effect: look before believing it.
                     listing = if self.unclear.is_empty() { self.list().await? } else { self.look().await? };
                     self.believe_refusal(plan, &error, &listing)?;
