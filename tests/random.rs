@@ -837,6 +837,27 @@ fn after_an_abandoned_first_rotation_the_tag_still_names_the_key() {
     });
 }
 
+/// Found by a random schedule: the loser's read did not see the winner's value yet, and the sweep came before Kosli's list
+/// showed the loser's key.
+#[test]
+fn a_loser_whose_reads_are_stale_revokes_its_key() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let bench = Bench::new(2).await;
+        let switches = Switches { list_lag: Duration::from_secs(3), ..Switches::default() };
+        let staleness = Staleness::For(Duration::from_secs(1));
+        let world = bench.world(&Setting { switches, staleness, ..Setting::default() });
+        let rotation = world.begin_rotation(&support::token("second", 0)).unwrap();
+        world.emulator.clock().advance(HOUR);
+        let event = step_event(&rotation, "createSecret");
+        let (first, second) = tokio::join!(world.invoke(0, &event), world.invoke(1, &event));
+        assert_eq!(world.minted().len(), 2, "both have minted: {}", world.story());
+        assert!(first.is_ok() && second.is_ok(), "{first:?} {second:?}");
+        assert_eq!(world.drive(&rotation, RETRIES).await, Event::Succeeded);
+        assert_eq!(world.check_completed(), [""; 0], "{}", world.story());
+    });
+}
+
 #[test]
 fn every_kind_of_fault_is_drawn() {
     let drawn: BTreeSet<&str> = [Service::Kosli, Service::SecretsManager]

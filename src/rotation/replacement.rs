@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use tracing::{info, warn};
 
 use super::credential::{Credential, KEY_ID_LABEL};
-use super::{Authority, Invocation, Role, TRY_AGAIN, kosli_failed};
+use super::{Authority, Invocation, Role, STALE_VIEW_PAUSES, TRY_AGAIN, kosli_failed};
 use crate::clock::{from_epoch_seconds, rfc3339};
 use crate::config::Policy;
 use crate::error::{ErrorKind, RotationError};
@@ -580,7 +580,15 @@ impl<'a> Replacement<'a> {
             .await;
         if let Err(error) = stored {
             // The answer may have been lost, or another execution may have been faster: only the version itself tells.
-            let version = self.invocation.session.read(Which::Id(token)).await.ok().flatten();
+            let mut version = self.invocation.session.read(Which::Id(token)).await.ok().flatten();
+            // There is another value, and a read may not see it yet.
+            let mut pauses = STALE_VIEW_PAUSES.iter().filter(|_| error.is("ResourceExistsException"));
+            while version.is_none()
+                && let Some(&pause) = pauses.next()
+                && self.invocation.session.budget.pause(pause).await
+            {
+                version = self.invocation.session.read(Which::Id(token)).await.ok().flatten();
+            }
             let Some(version) = version else { return Err(self.store_failed(minted.id, &error)) };
             let winner = Credential::parse(&version, self.description, "AWSPENDING").ok();
             if winner.as_ref().is_none_or(|winner| !winner.key().same(&minted.key)) {
