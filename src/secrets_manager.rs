@@ -205,7 +205,15 @@ impl SecretsManager {
                     Which::Id(id) => request.version_id(id.as_str()),
                     Which::Label(label) => request.version_stage(label),
                 };
-                outcome("secretsmanager:GetSecretValue", budget.call(CALL_TIMEOUT, Box::pin(request.send())).await)
+                let operation = "secretsmanager:GetSecretValue";
+                let answer = outcome(operation, budget.call(CALL_TIMEOUT, Box::pin(request.send())).await)?;
+                let whole = answer.version_id.is_some()
+                    && answer.arn.is_some()
+                    && (answer.secret_string.is_some() || answer.secret_binary.is_some());
+                if whole {
+                    return Ok(answer);
+                }
+                Err(SecretsManagerError::Unclear { operation, why: "its answer is not whole".to_owned() })
             })
             .await;
         let answer = match answer {
