@@ -242,8 +242,9 @@ struct View {
     current: Option<Version>,
     /// The version under `AWSPREVIOUS`, where it was asked for.
     previous: Option<Version>,
-    /// The admin key, where it was asked for and one is configured.
-    admin: Option<AdminKey>,
+    /// The admin key, where it was asked for and one is configured. That it cannot be had is an error only where it is needed:
+    /// a broken admin secret must not block a promotion.
+    admin: Result<Option<AdminKey>, RotationError>,
 }
 
 /// What a step needs to see beyond labels and the event's version.
@@ -354,7 +355,7 @@ impl Invocation<'_> {
             {
                 return Err(current_unreadable(current.as_ref(), holder));
             }
-            return Ok(View { description, standing, token, current, previous, admin: admin? });
+            return Ok(View { description, standing, token, current, previous, admin });
         }
     }
 }
@@ -454,7 +455,9 @@ impl Session<'_> {
     ) -> Result<Vec<KeyId>, RotationError> {
         let mut held: Vec<KeyId> = known.iter().filter_map(|credential| credential.key_id.clone()).collect();
         for (version, labels) in &description.versions {
-            if known.iter().any(|credential| credential.version == *version) {
+            // A version with nothing but our own label is an abandoned one: the label goes before the next mint.
+            let abandoned = labels.iter().all(|label| label.starts_with(KEY_ID_LABEL));
+            if abandoned || known.iter().any(|credential| credential.version == *version) {
                 continue;
             }
             held.extend(labels.iter().filter_map(|label| label.strip_prefix(KEY_ID_LABEL)).filter_map(KeyId::parse));

@@ -136,6 +136,8 @@ impl Checkup<'_> {
         let parse = |version: Version, role| Credential::parse(&version, &self.description, role).ok();
         let pending = pending.ok().flatten().and_then(|version| parse(version, PENDING));
         let previous = previous.ok().flatten().and_then(|version| parse(version, PREVIOUS));
+        let mut current = current;
+        previous.iter().for_each(|previous| current.learn_key_id(previous));
         let (authority, admin_version) = match admin {
             Ok(Some(version)) => match credential::admin_key(&version) {
                 Ok(key) => (Authority { key, role: Role::Admin }, Some(version)),
@@ -350,13 +352,16 @@ impl Checkup<'_> {
         listing: &Listing,
     ) {
         let arn = &self.description.arn;
-        let mut marks = vec![Marks::of(arn, current, previous)];
-        marks.extend(previous.map(|previous| Marks::of(arn, previous, None)));
+        let coming = Marks::of(arn, current, previous);
+        let last = previous.map(|previous| Marks::of(arn, previous, None));
+        let old_enough =
+            |key: &&KeyEntry| listing.at.duration_since(key.created_at).unwrap_or_default() > ORPHANED_AFTER;
+        let replaces = |marks: &Marks, key: &KeyEntry| marks.attempt_of(key).is_some();
         let marked: Vec<&KeyEntry> = listing
             .keys
             .iter()
-            .filter(|key| marks.iter().any(|marks| marks.attempt_of(key).is_some()))
-            .filter(|key| listing.at.duration_since(key.created_at).unwrap_or_default() > ORPHANED_AFTER)
+            .filter(|key| replaces(&coming, key) || last.as_ref().is_some_and(|last| replaces(last, key)))
+            .filter(old_enough)
             .collect();
         let known: Vec<&Credential> = [Some(current), previous, pending].into_iter().flatten().collect();
         let held = match marked.is_empty() {
@@ -367,19 +372,25 @@ impl Checkup<'_> {
             Ok(held) => held,
             Err(error) => return self.failed("orphans", &error),
         };
-        let orphans: Vec<String> =
-            marked.iter().filter(|key| !held.contains(&key.id)).map(|key| key.id.to_string()).collect();
-        if orphans.is_empty() {
+        let (healing, left): (Vec<&KeyEntry>, Vec<&KeyEntry>) =
+            marked.into_iter().filter(|key| !held.contains(&key.id)).partition(|key| replaces(&coming, key));
+        let ids = |keys: &[&KeyEntry]| keys.iter().map(|key| key.id.to_string()).collect::<Vec<_>>().join(", ");
+        if healing.is_empty() && left.is_empty() {
             return self.passed("orphans", "No key that was minted for this secret is without a version.".to_owned());
         }
-        self.not_ok(
-            "orphans",
-            format!(
-                "Keys that were minted for this secret and that no version holds: {}. The next rotation replaces or revokes \
-                 them; to end them now, revoke them in Kosli.",
-                orphans.join(", ")
-            ),
-        );
+        let mut detail = "Keys were minted for this secret, and no version holds them.".to_owned();
+        if !healing.is_empty() {
+            detail += &format!(" {}: the next rotation replaces or revokes them.", ids(&healing));
+        }
+        if !left.is_empty() {
+            detail += &format!(
+                " {}: left behind by the clean-up of the last rotation. The next one does not touch them: invoke finishSecret once \
+                 more for the version {}, or revoke them in Kosli.",
+                ids(&left),
+                current.version
+            );
+        }
+        self.not_ok("orphans", detail);
     }
 
     /// Whether grace period, schedule and expiry fit together.

@@ -34,13 +34,17 @@ pub(super) async fn create_secret(invocation: &Invocation<'_>) -> Result<StepAns
 
 async fn create(invocation: &Invocation<'_>, view: View) -> Result<StepAnswer, RotationError> {
     let View { description, token: pending, current, previous, admin, .. } = view;
-    let policy = invocation.session.function.config.policy.with_tags(&description.tags)?;
     let Some(current) = current else { return Err(super::current_unreadable(None, invocation.token())) };
-    let mut current = Credential::parse_replaced(&current, &description, invocation.token(), CURRENT)?;
-    invocation.session.permit(&current.account)?;
     if let Some(pending) = pending {
+        // The mint is behind us: neither a tag that was changed since nor the admin secret stands in the way of what it brought.
+        let current = Credential::parse(&current, &description, CURRENT)?;
+        invocation.session.permit(&current.account)?;
         return already_created(invocation, &current, &pending, &description).await;
     }
+    let policy = invocation.session.function.config.policy.with_tags(&description.tags)?;
+    let mut current = Credential::parse_replaced(&current, &description, invocation.token(), CURRENT)?;
+    invocation.session.permit(&current.account)?;
+    let admin = admin?;
     let stale_labels = check_room(&current, &description)?;
 
     // A previous version that does not parse is ignored: it is only looked at to learn more, never to act on it.
@@ -90,8 +94,12 @@ async fn tag_may_be_stale(
     current: &Credential,
     previous: &Credential,
 ) -> Result<bool, RotationError> {
-    if !current.key_id_from_tag || !previous.account.same(&current.account) || previous.key().same(current.key()) {
+    if !current.key_id_from_tag || !previous.account.same(&current.account) {
         return Ok(false);
+    }
+    // A field was edited, so the first version, which the tag was written for, is out of sight.
+    if previous.key().same(current.key()) {
+        return Ok(true);
     }
     let accepted = invocation.session.accepts(&previous.account, previous.key(), "the previous key", &[]).await?;
     Ok(accepted == Acceptance::Accepted)

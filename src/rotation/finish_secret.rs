@@ -6,7 +6,7 @@ use tracing::{info, warn};
 
 use super::create_secret::{pending_dead, pending_is_current, pending_value_missing};
 use super::credential::Credential;
-use super::replacement::Marks;
+use super::replacement::{Marks, may_succeed};
 use super::{
     ACCEPTANCE_PAUSES, Authority, Invocation, Needs, Role, Session, StepAnswer, TRY_AGAIN, View, kosli_failed, shown,
 };
@@ -130,6 +130,7 @@ async fn clean_up(
 ) -> Result<StepAnswer, RotationError> {
     answer.key_id = new.key_id.as_ref().and_then(shown);
     let incomplete = |error: RotationError| error.after_promotion();
+    let redelivered = known.is_none();
     let mut replaced = match (known, replaced) {
         (Some(credential), _) => credential,
         (None, None) => return Ok(answer),
@@ -147,6 +148,11 @@ async fn clean_up(
             credential
         }
     };
+    // createSecret could ask whether the tag is stale. Here, only that there was no version before proves that it is not.
+    let is_first = !redelivered && view.description.holder(PREVIOUS).is_none_or(|version| *version == replaced.version);
+    if replaced.key_id_from_tag && !is_first {
+        replaced.key_id = None;
+    }
     if replaced.key_id.is_none()
         && let Some(before) = view.description.holder(PREVIOUS).filter(|version| **version != replaced.version)
         && let Some(version) = invocation.session.read(Which::Id(before)).await.map_err(incomplete)?
@@ -157,7 +163,8 @@ async fn clean_up(
     answer.replaced_key_id = replaced.key_id.as_ref().and_then(shown);
 
     // The admin secret may be this very secret: its key is then the new one, for the old one may be in its grace period.
-    let admin = view.admin.as_ref().filter(|admin| admin.secret_arn != view.description.arn);
+    let admin = view.admin.as_ref().map_err(|error| incomplete(error.clone()))?;
+    let admin = admin.as_ref().filter(|admin| admin.secret_arn != view.description.arn);
     let authority = match admin {
         Some(admin) => Authority { key: admin.key.clone(), role: Role::Admin },
         None => Authority { key: new.key().clone(), role: Role::New },
@@ -199,7 +206,7 @@ async fn sweep(
             .keys
             .iter()
             .filter(|key| !held_here.iter().any(|held| held.as_ref() == Some(&key.id)))
-            .filter(|key| old_entry.is_none_or(|old| old.description == key.description))
+            .filter(|key| may_succeed(old_entry, key))
             .filter(|key| marks.attempt_of(key).is_some())
             .map(|key| key.id.clone())
             .collect()

@@ -249,6 +249,7 @@ impl<'a> Replacement<'a> {
                     self.unclear.push(attempt);
                     listing = self.look().await?;
                     self.give_up_after_too_many()?;
+                    refusal_pauses = REFUSAL_PAUSES.iter();
                 }
                 // Nothing happened, and it may pass.
                 _ if passing(&error).is_some_and(|asked| asked > LONGEST_RETRY_AFTER) => {
@@ -267,7 +268,13 @@ impl<'a> Replacement<'a> {
                     info!(%error, "Kosli refused a mint");
                     // A refusal after an unclear outcome may mean that the first one had its effect: look before believing it.
                     listing = if self.unclear.is_empty() { self.list().await? } else { self.look().await? };
-                    self.believe_refusal(plan, &error, &listing)?;
+                    // Or another execution was faster: what it minted comes next.
+                    let superseded =
+                        !matches!(plan, Plan::Rotate { head: true, .. }) && !self.marked(&listing).await?.is_empty();
+                    if !superseded {
+                        self.believe_refusal(plan, &error)?;
+                    }
+                    refusal_pauses = REFUSAL_PAUSES.iter();
                 }
             }
         }
@@ -385,7 +392,7 @@ impl<'a> Replacement<'a> {
             .keys
             .iter()
             .filter(|key| self.current.key_id.as_ref() != Some(&key.id) && !self.refused.contains(&key.id))
-            .filter(|key| current_entry.is_none_or(|current| current.description == key.description))
+            .filter(|key| may_succeed(current_entry, key))
             .filter_map(|key| Some((key.clone(), self.marks.attempt_of(key)?)))
             .collect();
         if marked.is_empty() {
@@ -485,14 +492,7 @@ impl<'a> Replacement<'a> {
     }
 
     /// Takes a refusal that lasted as Kosli's answer: this key cannot be rotated. Ok: there is another way.
-    fn believe_refusal(&mut self, plan: Plan, error: &KosliError, listing: &Listing) -> Result<(), RotationError> {
-        let seen = |attempt: Attempt| self.unclear.contains(&attempt);
-        if !matches!(plan, Plan::Rotate { head: true, .. })
-            && listing.keys.iter().filter_map(|key| self.marks.attempt_of(key)).any(seen)
-        {
-            // What was refused is the second of two, and the first had its effect: the head of the chain comes next.
-            return Ok(());
-        }
+    fn believe_refusal(&mut self, plan: Plan, error: &KosliError) -> Result<(), RotationError> {
         let call = match &plan {
             Plan::Rotate { id, .. } => format!("rotating the key {id}"),
             _ => "creating a key".to_owned(),
@@ -702,7 +702,7 @@ impl<'a> Replacement<'a> {
             .iter()
             .filter(|key| key.id != minted.id && self.current.key_id.as_ref() != Some(&key.id))
             .filter(|key| key.last_used_at.is_none() && key.created_at + CLOCK_TOLERANCE >= self.current.created)
-            .filter(|key| current_entry.is_none_or(|current| current.description == key.description))
+            .filter(|key| may_succeed(current_entry, key))
             .map(|key| {
                 count(&self.invocation.session.tally.suspected_orphans);
                 warn!(key_id = %key.id, "a key that may have been minted here was left alone");
@@ -736,6 +736,11 @@ impl<'a> Replacement<'a> {
         }
         Err(mint_unclear("too many attempts have ended without a key's value"))
     }
+}
+
+/// Whether a key's description is one that the successor of `replaced` may have: the same, where that is listed and has one.
+pub(super) fn may_succeed(replaced: Option<&KeyEntry>, key: &KeyEntry) -> bool {
+    replaced.is_none_or(|replaced| replaced.description.is_empty() || replaced.description == key.description)
 }
 
 /// How long Kosli asks to be left alone after a refusal that may pass; `None`: it is another kind of failure.
