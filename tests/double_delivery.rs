@@ -219,6 +219,12 @@ fn every_order(disturb: impl Fn(&World)) {
                 disturb(&world);
                 let event = step_event(&rotation, "createSecret");
                 if let Some(outcomes) = search.run(&world, &event).await {
+                    // Whoever loses is told the truth: nothing of it is the operator's fault.
+                    let blamed = outcomes.iter().flat_map(|outcome| outcome.as_ref().err());
+                    for error in blamed {
+                        let fault = ["TwinExecution", "PendingKeyDying", "Runtime.killed"];
+                        assert!(fault.contains(&error.error_type.as_str()), "{error}\n{}", world.story());
+                    }
                     let end = world.drive(&rotation, RETRIES).await;
                     let mut broken = world.check_completed();
                     if same_id && broken == ["I1: the new key is in its grace period"] {

@@ -1,7 +1,8 @@
 //! Long random schedules: several rotations in a row, of two secrets on one account, with faults, kills, duplicates, late
 //! deliveries, clock jumps and people's hands in between. Then the faults end, a rotation completes, and every promise holds.
 //!
-//! Every schedule follows from its seed. `SEED=n` runs that one alone; `CASES=n` says how many are run.
+//! Every schedule follows from its seed. `SEED=n` runs that one alone; `CASES=n` says how many are run, and `FROM=n` which is
+//! the first (`FROM=$RANDOM` for others than the same ones again).
 //!
 //! What a schedule may *not* do, because no function could make it good, or because the design says what it costs:
 //! - Let the clock jump past the grace period of a key that is still current: promise I1 ends there.
@@ -762,7 +763,7 @@ fn number(variable: &str) -> Option<u64> {
 fn long_random_schedules_keep_every_promise() {
     let begin = Instant::now();
     // A seed that nobody has tried before, every time: printed, so that it can be tried again.
-    let first = number("SEED").unwrap_or_else(|| fastrand::u64(..1 << 40));
+    let first = number("SEED").or_else(|| number("FROM")).unwrap_or(1);
     let cases = if number("SEED").is_some() { 1 } else { number("CASES").unwrap_or(CASES as u64) };
     println!("seeds {first} to {}", first + cases - 1);
     let (report, next) = (Report::default(), AtomicU64::new(0));

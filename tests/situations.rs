@@ -884,6 +884,8 @@ fn a_malformed_tag_stops_the_rotation_before_the_mint_and_never_after_it() {
             world.untag(tag);
             done(world.step(&rotation, "createSecret").await);
             world.tag(tag, "soon");
+            // The whole process again, as after a failure of a later step.
+            assert_eq!(done(world.step(&rotation, "createSecret").await)["outcome"], "already created");
             done(world.step(&rotation, "setSecret").await);
             done(world.step(&rotation, "testSecret").await);
             let answer = done(world.step(&rotation, "finishSecret").await);
@@ -894,6 +896,80 @@ fn a_malformed_tag_stops_the_rotation_before_the_mint_and_never_after_it() {
             assert_eq!(world.lives(&world.first_key), tag == "kosli:revoke-old-key");
             world.assert_completed();
         }
+    });
+}
+
+#[test]
+fn an_admin_secret_that_is_lost_after_the_mint_does_not_block_the_promotion() {
+    Bench::run(async |bench| {
+        let world = bench.world(&Setting::default());
+        let rotation = world.begin_rotation(&turn(0)).unwrap();
+        done(world.step(&rotation, "createSecret").await);
+        let gone = json!({"SecretId": ADMIN_SECRET, "ForceDeleteWithoutRecovery": true});
+        world.aws("DeleteSecret", gone).unwrap();
+        assert_eq!(done(world.step(&rotation, "createSecret").await)["outcome"], "already created");
+        let message = refused(world.step(&rotation, "finishSecret").await, "CleanUpIncomplete");
+        assert!(message.contains("AWSCURRENT has moved") && message.contains("InvalidAdminSecret"), "{message}");
+        assert_ne!(current_id(&world), world.first_key);
+        world.assert_kept();
+    });
+}
+
+#[test]
+fn a_stale_tag_is_not_believed_where_a_field_was_edited_meanwhile() {
+    Bench::run(async |bench| {
+        let world = bench.world(&Setting { shape: Shape::WithoutId, strangers: false, ..Setting::default() });
+        let by_hand = made_by_hand(&world, ACCOUNT);
+        let first = world.value("AWSCURRENT").unwrap();
+        let second = first.replace(&key_in(&first).unwrap(), &by_hand.value);
+        world.put(&second, &token("hand", 0));
+        world.put(&second.replace('{', "{ "), &token("hand", 1));
+        let rotation = world.begin_rotation(&turn(0)).unwrap();
+        refused(world.step(&rotation, "createSecret").await, "KeyIdUnknown");
+        assert_untouched(&world, &[&world.first_key, &by_hand.id]);
+    });
+}
+
+#[test]
+fn the_old_key_is_not_revoked_by_a_tag_that_was_not_believed_before_the_mint() {
+    Bench::run(async |bench| {
+        let switches = Switches { list_in_grace: ListInGrace::Hidden, ..Switches::default() };
+        let setting =
+            Setting { shape: Shape::Plain, strangers: false, revoke_immediately: true, switches, ..Setting::default() };
+        let world = bench.world(&setting);
+        // Somebody rotates the first key in Kosli and stores the successor by hand; the tag still names the first one.
+        let request = http::Request::post(format!(
+            "/api/v2/service-accounts/{ORG}/{ACCOUNT}/api-keys/{}/rotate",
+            world.first_key
+        ))
+        .header("authorization", format!("Bearer {}", world.value("AWSCURRENT").unwrap()))
+        .body("{}".into())
+        .unwrap();
+        let answer = world.emulator.with_kosli(|kosli| kosli.handle(&request));
+        let minted: serde_json::Value = serde_json::from_slice(answer.body()).unwrap();
+        world.put(minted["key"].as_str().unwrap(), &token("hand", 0));
+        let rotation = world.begin_rotation(&turn(0)).unwrap();
+        for step in ["createSecret", "setSecret", "testSecret"] {
+            done(world.step(&rotation, step).await);
+        }
+        let answer = done(world.step(&rotation, "finishSecret").await);
+        assert_eq!(answer["old_key"], "cannot tell");
+        assert_eq!(world.kosli_key(&world.first_key).revoked_at, None);
+        assert_eq!(done(world.step(&rotation, "finishSecret").await)["old_key"], "cannot tell");
+        assert_eq!(world.kosli_key(&world.first_key).revoked_at, None);
+    });
+}
+
+#[test]
+fn a_single_refusal_after_an_unclear_outcome_creates_no_second_key() {
+    Bench::run(async |bench| {
+        let world = bench.world(&Setting::default());
+        for rule in ["rotate#1..5=refuse:409", "rotate#6=error-before:503", "rotate#7=refuse:409"] {
+            world.emulator.faults().add(rule.parse().unwrap());
+        }
+        world.rotate_completely(&turn(0)).await;
+        assert_eq!(world.minted().len(), 1);
+        assert!(matches!(world.minted()[0].minted_by, MintedBy::Rotate { .. }), "{}", world.story());
     });
 }
 

@@ -268,10 +268,13 @@ impl<'a> Replacement<'a> {
                     info!(%error, "Kosli refused a mint");
                     // A refusal after an unclear outcome may mean that the first one had its effect: look before believing it.
                     listing = if self.unclear.is_empty() { self.list().await? } else { self.look().await? };
-                    // Or another execution was faster: what it minted comes next.
+                    // Or another execution was faster: what it minted comes next, or it has stored that already.
                     let superseded =
                         !matches!(plan, Plan::Rotate { head: true, .. }) && !self.marked(&listing).await?.is_empty();
                     if !superseded {
+                        if let Some(version) = self.invocation.session.read(Which::Id(self.invocation.token())).await? {
+                            return Ok(Stored::ByTwin(version));
+                        }
                         self.believe_refusal(plan, &error)?;
                     }
                     refusal_pauses = REFUSAL_PAUSES.iter();
