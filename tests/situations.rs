@@ -946,7 +946,7 @@ fn the_old_key_is_not_revoked_by_a_tag_that_was_not_believed_before_the_mint() {
         .body("{}".into())
         .unwrap();
         let answer = world.emulator.with_kosli(|kosli| kosli.handle(&request));
-        let minted: serde_json::Value = serde_json::from_slice(answer.body()).unwrap();
+        let minted: Value = serde_json::from_slice(answer.body()).unwrap();
         world.put(minted["key"].as_str().unwrap(), &token("hand", 0));
         let rotation = world.begin_rotation(&turn(0)).unwrap();
         for step in ["createSecret", "setSecret", "testSecret"] {
