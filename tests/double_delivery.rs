@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[macro_use]
 mod support;
 
 use std::collections::BTreeMap;
@@ -244,12 +245,12 @@ fn every_order(disturb: impl Fn(&World)) {
                     break;
                 }
             }
-            println!("{}: {} orders", setting.name, search.orders);
+            say!("{}: {} orders", setting.name, search.orders);
             assert!(search.orders > 20, "so few orders prove nothing");
             orders += search.orders;
         }
     });
-    println!("{orders} orders in {:.1?}", begin.elapsed());
+    say!("{orders} orders in {:.1?}", begin.elapsed());
 }
 
 #[test]

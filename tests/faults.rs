@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[macro_use]
 mod support;
 
 use std::collections::BTreeMap;
@@ -195,7 +196,7 @@ impl Report {
         });
         let failures = report.failures.into_inner().unwrap();
         let cases = report.cases.into_inner();
-        println!("{cases} cases in {:.1?}, {} failed", begin.elapsed(), failures.len());
+        say!("{cases} cases in {:.1?}, {} failed", begin.elapsed(), failures.len());
         let mut by_setting: BTreeMap<&str, Vec<(&str, &str)>> = BTreeMap::new();
         for (case, what, _) in &failures {
             by_setting.entry(case.split(':').next().unwrap_or_default()).or_default().push((case, what));

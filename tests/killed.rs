@@ -8,6 +8,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[macro_use]
 mod support;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -137,7 +138,7 @@ fn run_all(cases: &[Case]) -> Vec<Vec<Call>> {
             });
         }
     });
-    println!("{} cases in {:.1?}", cases.len(), begin.elapsed());
+    say!("{} cases in {:.1?}", cases.len(), begin.elapsed());
     let failures = failures.into_inner().unwrap();
     assert!(failures.is_empty(), "{} failed, the first of them:\n{}", failures.len(), failures[0]);
     calls.into_inner().unwrap()

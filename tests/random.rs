@@ -18,6 +18,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[macro_use]
 mod support;
 
 use std::cell::{Cell, RefCell};
@@ -765,7 +766,7 @@ fn long_random_schedules_keep_every_promise() {
     // A seed that nobody has tried before, every time: printed, so that it can be tried again.
     let first = number("SEED").or_else(|| number("FROM")).unwrap_or(1);
     let cases = if number("SEED").is_some() { 1 } else { number("CASES").unwrap_or(CASES as u64) };
-    println!("seeds {first} to {}", first + cases - 1);
+    say!("seeds {first} to {}", first + cases - 1);
     let (report, next) = (Report::default(), AtomicU64::new(0));
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
@@ -787,7 +788,7 @@ fn long_random_schedules_keep_every_promise() {
     let failures = report.failures.into_inner().unwrap();
     let (rotations, calls) = (report.rotations.into_inner(), report.calls.into_inner());
     let coincidences = report.coincidences.into_inner();
-    println!(
+    say!(
         "{cases} schedules, {rotations} completed rotations, {calls} calls in {:.1?}; {} failed, {coincidences} set aside",
         begin.elapsed(),
         failures.len()

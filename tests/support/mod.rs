@@ -6,6 +6,16 @@
 // Each test binary compiles its own copy and uses a part of it.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+/// Says how many cases were run and how long they took, past the test harness, which keeps to itself what a test that passes
+/// prints.
+#[macro_export]
+macro_rules! say {
+    ($($argument:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr(), $($argument)*);
+    }};
+}
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
