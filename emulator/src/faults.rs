@@ -28,8 +28,7 @@ pub enum Fault {
     NoAnswerAfter,
     /// No answer ever comes, and the effect happens that much later on the emulator's clock. `late:20s`.
     ///
-    /// "Later" is seen before any later call and before anybody looks at a service; by the service's clock the effect
-    /// happens at that look.
+    /// It is seen by every later call and by whoever looks at a service.
     LateEffect(Duration),
     /// The effect happens at once, the answer leaves that much later on the emulator's clock. `delay:3s`.
     Delay(Duration),

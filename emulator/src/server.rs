@@ -380,6 +380,7 @@ impl Emulator {
                 Effect::Now => Some(state.apply(service, &request)),
                 Effect::Later(by) => {
                     state.late.insert((self.0.clock.now() + by, call.number), request);
+                    self.wake_for_late_effect(by);
                     None
                 }
             };
@@ -401,6 +402,19 @@ impl Emulator {
         }
         hook.iter().for_each(|hook| hook.after(&call));
         reply
+    }
+
+    /// Lets a late effect happen when it is due, also where nobody looks: it carries that time, and not the next look's.
+    fn wake_for_late_effect(&self, by: Duration) {
+        let emulator = self.clone();
+        let mut reset = self.0.generation.subscribe();
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                _ = reset.changed() => {}
+                () = emulator.0.clock.timer(by) => drop(emulator.settled_state()),
+            }
+        });
     }
 
     /// Every answer says what time it is here, as the services' front ends do.
