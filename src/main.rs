@@ -21,7 +21,7 @@ use tracing::error;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_runtime::Error> {
     let variable = |name: &str| env::var(name).ok();
-    log::init(variable);
+    tracing::subscriber::set_global_default(log::subscriber(variable, std::io::stdout))?;
     // A function that cannot be set up stays up, to say so to every invocation.
     let function = &function(variable).await;
     let handler = service_fn(async |event: LambdaEvent<Value>| -> Result<Value, Diagnostic> {
