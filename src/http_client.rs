@@ -1,9 +1,11 @@
 //! One HTTP client and one TLS stack, for Kosli and for the SDK.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use aws_smithy_runtime_api::client::connection::{CaptureSmithyConnection, ConnectionMetadata};
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
 };
@@ -27,39 +29,63 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Far above every answer that Secrets Manager gives: a value has at most 64 KiB.
 const LARGEST_ANSWER: usize = 1 << 20;
 
-/// Makes the client.
-///
-/// Redirects are never followed: a key goes to the configured host and to nobody else. Nothing is retried here: whoever calls
-/// knows which call may be repeated.
-///
-/// The roots are Mozilla's, compiled in. `extra_roots` names a PEM file with further ones (`SSL_CERT_FILE`): for a proxy that
-/// inspects TLS, or a Kosli of one's own. Proxies are taken from `HTTPS_PROXY` and `NO_PROXY`.
-///
-/// # Errors
-/// [`ErrorKind::InvalidConfiguration`], when the additional certificates cannot be used.
-pub fn new(extra_roots: Option<&str>) -> Result<reqwest::Client, RotationError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    if let Some(file) = extra_roots {
-        let certificates = CertificateDer::pem_file_iter(file).map_err(|error| no_roots(&error))?;
-        for certificate in certificates {
-            let certificate = certificate.map_err(|error| no_roots(&error))?;
-            roots.add(certificate).map_err(|error| no_roots(&error))?;
+/// Connections to hosts, and the TLS configuration with which new ones are made.
+#[derive(Clone, Debug)]
+pub struct Connections {
+    tls: rustls::ClientConfig,
+    client: reqwest::Client,
+}
+
+impl Connections {
+    /// Reads the certificates and makes the client.
+    ///
+    /// Redirects are never followed: a key goes to the configured host and to nobody else. Nothing is retried here: whoever
+    /// calls knows which call may be repeated.
+    ///
+    /// The roots are Mozilla's, compiled in. `extra_roots` names a PEM file with further ones (`SSL_CERT_FILE`): for a proxy
+    /// that inspects TLS, or a Kosli of one's own. Proxies are taken from `HTTPS_PROXY` and `NO_PROXY`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfiguration`], when the additional certificates cannot be used.
+    pub fn new(extra_roots: Option<&str>) -> Result<Self, RotationError> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        if let Some(file) = extra_roots {
+            let certificates = CertificateDer::pem_file_iter(file).map_err(|error| no_roots(&error))?;
+            for certificate in certificates {
+                let certificate = certificate.map_err(|error| no_roots(&error))?;
+                roots.add(certificate).map_err(|error| no_roots(&error))?;
+            }
         }
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| unusable(&error))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let client = client(tls.clone(), CONNECT_TIMEOUT).map_err(|error| unusable(&error))?;
+        Ok(Self { tls, client })
     }
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| unusable(&error))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+
+    /// The client for Kosli.
+    pub fn client(&self) -> reqwest::Client {
+        self.client.clone()
+    }
+
+    /// The same client, for the SDK.
+    pub fn for_sdk(&self) -> SdkHttpClient {
+        let clients = BTreeMap::from([(CONNECT_TIMEOUT, self.client.clone())]);
+        SdkHttpClient { tls: self.tls.clone(), clients: Arc::new(Mutex::new(clients)) }
+    }
+}
+
+fn client(tls: rustls::ClientConfig, connect_timeout: Duration) -> reqwest::Result<reqwest::Client> {
     reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
         .redirect(Policy::none())
         .retry(reqwest::retry::never())
-        .connect_timeout(CONNECT_TIMEOUT)
+        .connect_timeout(connect_timeout)
         .pool_idle_timeout(IDLE_TIMEOUT)
         .build()
-        .map_err(|error| unusable(&error))
 }
 
 fn no_roots(error: &dyn fmt::Display) -> RotationError {
@@ -80,29 +106,67 @@ fn unusable(error: &dyn fmt::Display) -> RotationError {
     )
 }
 
-/// The client as the SDK wants it.
+/// The client as the SDK wants it: with its connect and read time-outs, its classes of failures, and a way for it to give up
+/// a connection.
 #[derive(Clone, Debug)]
-pub struct SdkHttpClient(pub reqwest::Client);
+pub struct SdkHttpClient {
+    tls: rustls::ClientConfig,
+    /// By their connect time-out, which is a client's own, while the SDK may have one for each operation. Here it has none, so
+    /// there is one client.
+    clients: Arc<Mutex<BTreeMap<Duration, reqwest::Client>>>,
+}
 
-impl HttpClient for SdkHttpClient {
-    fn http_connector(&self, settings: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
-        SharedHttpConnector::new(Connector { client: self.0.clone(), read_timeout: settings.read_timeout() })
+impl SdkHttpClient {
+    fn client(&self, connect_timeout: Duration) -> Result<reqwest::Client, ConnectorError> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = clients.get(&connect_timeout) {
+            return Ok(client.clone());
+        }
+        let client =
+            client(self.tls.clone(), connect_timeout).map_err(|error| ConnectorError::other(error.into(), None))?;
+        clients.insert(connect_timeout, client.clone());
+        Ok(client)
+    }
+
+    /// The SDK saw a failure that may be the connection's fault. reqwest does not say which connection a request had, so all idle
+    /// ones are given up: requests under way end as they would have, and the next one makes a handshake.
+    fn poison(&self, connect_timeout: Duration) {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner).remove(&connect_timeout);
     }
 }
 
-#[derive(Debug)]
+impl HttpClient for SdkHttpClient {
+    fn http_connector(&self, settings: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
+        SharedHttpConnector::new(Connector {
+            http_client: self.clone(),
+            connect_timeout: settings.connect_timeout().unwrap_or(CONNECT_TIMEOUT),
+            read_timeout: settings.read_timeout(),
+        })
+    }
+}
+
+#[derive(Clone, Debug)]
 struct Connector {
-    client: reqwest::Client,
+    http_client: SdkHttpClient,
+    connect_timeout: Duration,
     read_timeout: Option<Duration>,
 }
 
 impl HttpConnector for Connector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let client = self.client.clone();
-        let read_timeout = self.read_timeout;
+        let connector = self.clone();
         HttpConnectorFuture::new(async move {
+            let client = connector.http_client.client(connector.connect_timeout)?;
+            let captured = request.extension::<CaptureSmithyConnection>().cloned();
             let mut request = into_reqwest(request)?;
-            *request.timeout_mut() = read_timeout;
+            *request.timeout_mut() = connector.read_timeout;
+            if let Some(captured) = captured {
+                captured.set_connection_retriever(move || {
+                    let connector = connector.clone();
+                    let poison = move || connector.http_client.poison(connector.connect_timeout);
+                    Some(ConnectionMetadata::builder().proxied(false).poison_fn(poison).build())
+                });
+            }
             let mut response = client.execute(request).await.map_err(failure)?;
             let mut answer = http::Response::builder().status(response.status());
             if let Some(headers) = answer.headers_mut() {

@@ -7,7 +7,7 @@ use aws_config::BehaviorVersion;
 use kosli_key_rotation::clock::SystemClock;
 use kosli_key_rotation::config::Config;
 use kosli_key_rotation::error::RotationError;
-use kosli_key_rotation::http_client::{self, SdkHttpClient};
+use kosli_key_rotation::http_client::Connections;
 use kosli_key_rotation::kosli::Kosli;
 use kosli_key_rotation::log;
 use kosli_key_rotation::metrics::Metrics;
@@ -45,10 +45,10 @@ async fn function(variable: impl Fn(&str) -> Option<String>) -> Result<Function,
     // A variable that is set to nothing counts as unset.
     let set = |name: &str| variable(name).filter(|value| !value.is_empty());
     let extra_roots = set("SSL_CERT_FILE");
-    let client = http_client::new(extra_roots.as_deref())?;
-    let aws = aws_config::defaults(BehaviorVersion::latest()).http_client(SdkHttpClient(client.clone())).load().await;
+    let connections = Connections::new(extra_roots.as_deref())?;
+    let aws = aws_config::defaults(BehaviorVersion::latest()).http_client(connections.for_sdk()).load().await;
     Ok(Function {
-        kosli: Kosli::new(client, config.host.clone()),
+        kosli: Kosli::new(connections.client(), config.host.clone()),
         secrets_manager: SecretsManager::new(
             &aws,
             set("AWS_ENDPOINT_URL_SECRETS_MANAGER").or_else(|| set("AWS_ENDPOINT_URL")),

@@ -32,7 +32,7 @@ use emulator::{BoxFuture, Call, Emulator, Fault, Hook};
 use http::Request;
 use kosli_key_rotation::clock::{Clock, Wait};
 use kosli_key_rotation::config::Config;
-use kosli_key_rotation::http_client::{self, SdkHttpClient};
+use kosli_key_rotation::http_client::Connections;
 use kosli_key_rotation::kosli::Kosli;
 use kosli_key_rotation::metrics::Metrics;
 use kosli_key_rotation::rotation::{Function, LambdaContext};
@@ -103,19 +103,19 @@ impl Bench {
         for number in 0..executions {
             let tag = char::from(b'a' + u8::try_from(number).unwrap()).to_string();
             let address = bench.emulator.listen(&tag, 0).await.unwrap();
-            let client = http_client::new(None).unwrap();
+            let connections = Connections::new(None).unwrap();
             let sdk = aws_config::SdkConfig::builder()
                 .behavior_version(BehaviorVersion::latest())
                 .region(Region::new("eu-west-1"))
                 .credentials_provider(aws_sdk_secretsmanager::config::SharedCredentialsProvider::new(Credentials::new(
                     "made-up", "made-up", None, None, "tests",
                 )))
-                .http_client(SdkHttpClient(client.clone()))
+                .http_client(connections.for_sdk())
                 .build();
             bench.executions.push(Execution {
                 tag,
                 secrets_manager: SecretsManager::new(&sdk, Some(format!("http://{address}"))),
-                kosli: Kosli::new(client, format!("http://{address}").parse().unwrap()),
+                kosli: Kosli::new(connections.client(), format!("http://{address}").parse().unwrap()),
             });
         }
         bench

@@ -1,0 +1,197 @@
+//! The one HTTP client, as the AWS SDK uses it: its time-outs, its classes of failures, and its wish never to see a connection
+//! again. The function switches the SDK's own time-outs and retries off; here they are on.
+
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use aws_sdk_secretsmanager::Client;
+use aws_sdk_secretsmanager::config::retry::{ReconnectMode, RetryConfig};
+use aws_sdk_secretsmanager::config::timeout::TimeoutConfig;
+use aws_sdk_secretsmanager::config::{BehaviorVersion, Builder, Credentials, Region};
+use aws_sdk_secretsmanager::error::SdkError;
+use aws_sdk_secretsmanager::operation::describe_secret::DescribeSecretError;
+use aws_smithy_runtime_api::client::result::DispatchFailure;
+use kosli_key_rotation::http_client::Connections;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+
+/// What the server does with a request.
+#[derive(Clone, Copy, Debug)]
+enum Reply {
+    Status(u16),
+    /// A body of this many bytes.
+    Large(usize),
+    Hang,
+    Drop,
+}
+
+/// A server that replies to its requests as told, one reply after the other, the last one for ever.
+struct Server {
+    address: String,
+    connections: Arc<AtomicUsize>,
+    requests: Arc<AtomicUsize>,
+}
+
+impl Server {
+    async fn start(replies: &'static [Reply]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = Self {
+            address: listener.local_addr().unwrap().to_string(),
+            connections: Arc::default(),
+            requests: Arc::default(),
+        };
+        let (connections, requests) = (Arc::clone(&server.connections), Arc::clone(&server.requests));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                connections.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(serve(stream, replies, Arc::clone(&requests)));
+            }
+        });
+        server
+    }
+
+    fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+}
+
+async fn serve(stream: TcpStream, replies: &[Reply], requests: Arc<AtomicUsize>) -> std::io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    loop {
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            if stream.read_line(&mut line).await? == 0 {
+                return Ok(());
+            }
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap();
+            }
+            if line == "\r\n" {
+                break;
+            }
+        }
+        stream.read_exact(&mut vec![0; length]).await?;
+        let number = requests.fetch_add(1, Ordering::SeqCst);
+        let (status, body) = match replies[number.min(replies.len() - 1)] {
+            Reply::Status(status) => (status, b"{}".to_vec()),
+            Reply::Large(bytes) => (200, vec![b' '; bytes]),
+            Reply::Hang => std::future::pending().await,
+            Reply::Drop => return Ok(()),
+        };
+        let head = format!(
+            "HTTP/1.1 {status} Made up\r\nContent-Type: application/x-amz-json-1.1\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await?;
+        stream.write_all(&body).await?;
+    }
+}
+
+/// The SDK's client, with nothing of its own switched off.
+fn client(endpoint: &str, configure: impl FnOnce(Builder) -> Builder) -> Client {
+    let config = Builder::new()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("eu-west-1"))
+        .credentials_provider(Credentials::new("made-up", "made-up", None, None, "tests"))
+        .endpoint_url(endpoint)
+        .http_client(Connections::new(None).unwrap().for_sdk())
+        .retry_config(RetryConfig::disabled())
+        .timeout_config(TimeoutConfig::disabled());
+    Client::from_conf(configure(config).build())
+}
+
+/// A call, which a time-out that is not honoured would let wait for ever.
+async fn describe(client: &Client) -> Result<(), SdkError<DescribeSecretError>> {
+    let call = client.describe_secret().secret_id("made-up").send();
+    tokio::time::timeout(Duration::from_secs(60), call).await.expect("it ends").map(drop)
+}
+
+/// The failure of a call that got no answer: the SDK's retries and its poisoning go by its class.
+async fn failure(client: &Client) -> DispatchFailure {
+    match describe(client).await {
+        Err(SdkError::DispatchFailure(failure)) => failure,
+        other => panic!("no answer was expected, and not {other:?}"),
+    }
+}
+
+const SHORT: Duration = Duration::from_millis(200);
+const LONG: Duration = Duration::from_secs(600);
+
+#[tokio::test]
+async fn the_read_time_out_is_the_sdks() {
+    let server = Server::start(&[Reply::Hang]).await;
+    let times = TimeoutConfig::builder().connect_timeout(LONG).read_timeout(SHORT).build();
+    let client = client(&format!("http://{}", server.address), |config| config.timeout_config(times));
+    assert!(failure(&client).await.is_timeout());
+    assert_eq!(server.requests(), 1);
+}
+
+/// The server accepts the connection and never answers the TLS handshake, which is a part of connecting.
+#[tokio::test]
+async fn the_connect_time_out_is_the_sdks() {
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let times = TimeoutConfig::builder().connect_timeout(SHORT).read_timeout(LONG).build();
+    let endpoint = format!("https://{}", server.local_addr().unwrap());
+    let client = client(&endpoint, |config| config.timeout_config(times));
+    assert!(failure(&client).await.is_timeout());
+}
+
+/// Two attempts, as the SDK counts them.
+fn twice(config: Builder) -> Builder {
+    config.retry_config(RetryConfig::standard().with_max_attempts(2).with_initial_backoff(Duration::from_millis(1)))
+}
+
+#[tokio::test]
+async fn what_may_pass_is_retried_and_what_will_not_is_not() {
+    let dropped = Server::start(&[Reply::Drop, Reply::Status(200)]).await;
+    describe(&client(&format!("http://{}", dropped.address), twice)).await.unwrap();
+    assert_eq!(dropped.requests(), 2);
+
+    let slow = Server::start(&[Reply::Hang, Reply::Status(200)]).await;
+    let times = TimeoutConfig::builder().read_timeout(SHORT).build();
+    describe(&client(&format!("http://{}", slow.address), |config| twice(config).timeout_config(times))).await.unwrap();
+    assert_eq!(slow.requests(), 2);
+
+    let huge = Server::start(&[Reply::Large(2 << 20), Reply::Status(200)]).await;
+    assert!(failure(&client(&format!("http://{}", huge.address), twice)).await.is_other());
+    assert_eq!(huge.requests(), 1);
+}
+
+#[tokio::test]
+async fn a_connection_that_was_never_made_is_told_from_one_that_broke() {
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let never = failure(&client(&format!("http://{closed}"), |config| config)).await;
+    assert!(never.is_io());
+    assert!(format!("{never:?}").contains("NeverConnected"), "{never:?}");
+
+    let server = Server::start(&[Reply::Drop]).await;
+    let broke = failure(&client(&format!("http://{}", server.address), |config| config)).await;
+    assert!(broke.is_io());
+    assert!(!format!("{broke:?}").contains("NeverConnected"), "{broke:?}");
+}
+
+#[tokio::test]
+async fn a_connection_that_the_sdk_gives_up_is_not_used_again() {
+    let call_twice = async |replies, configure: fn(Builder) -> Builder| {
+        let server = Server::start(replies).await;
+        let client = client(&format!("http://{}", server.address), configure);
+        let _ = describe(&client).await;
+        describe(&client).await.unwrap();
+        (server.requests(), server.connections())
+    };
+    let as_it_is: fn(Builder) -> Builder = |config| config;
+    assert_eq!(call_twice(&[Reply::Status(200)], as_it_is).await, (2, 1));
+    assert_eq!(call_twice(&[Reply::Status(400), Reply::Status(200)], as_it_is).await, (2, 1));
+    assert_eq!(call_twice(&[Reply::Status(503), Reply::Status(200)], as_it_is).await, (2, 2));
+    let keeps: fn(Builder) -> Builder =
+        |config| config.retry_config(RetryConfig::disabled().with_reconnect_mode(ReconnectMode::ReuseAllConnections));
+    assert_eq!(call_twice(&[Reply::Status(503), Reply::Status(200)], keeps).await, (2, 1));
+}
