@@ -1,7 +1,10 @@
-//! The one HTTP client, as the AWS SDK uses it: its time-outs, its classes of failures, and its wish never to see a connection
-//! again. The function switches the SDK's own time-outs and retries off; here they are on.
+//! The one HTTP client, as the AWS SDK uses it (its time-outs, its classes of failures, and its wish never to see a connection
+//! again: the function switches the SDK's own time-outs and retries off, here they are on), and the proxy that it goes through.
 
 #![allow(clippy::unwrap_used)]
+
+#[path = "executable/world.rs"]
+mod world;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,9 +17,15 @@ use aws_sdk_secretsmanager::config::{BehaviorVersion, Builder, Credentials, Regi
 use aws_sdk_secretsmanager::error::SdkError;
 use aws_sdk_secretsmanager::operation::describe_secret::DescribeSecretError;
 use aws_smithy_runtime_api::client::result::DispatchFailure;
+use emulator::Clock;
+use emulator::kosli::Role;
+use emulator::rotation::step_event;
+use emulator::runtime_api::{Function, FunctionProcess};
 use kosli_key_rotation::http_client::Connections;
+use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use world::{ACCOUNT, SECRET, World};
 
 /// What the server does with a request.
 #[derive(Clone, Copy, Debug)]
@@ -194,4 +203,40 @@ async fn a_connection_that_the_sdk_gives_up_is_not_used_again() {
     let keeps: fn(Builder) -> Builder =
         |config| config.retry_config(RetryConfig::disabled().with_reconnect_mode(ReconnectMode::ReuseAllConnections));
     assert_eq!(call_twice(&[Reply::Status(503), Reply::Status(200)], keeps).await, (2, 1));
+}
+
+/// Kosli's own Terraform modules document both variables for functions in a VPC. This proxy refuses, and remembers what it was
+/// asked.
+#[tokio::test]
+async fn a_proxy_is_used_but_for_the_hosts_that_do_without() {
+    for (no_proxy, asks) in [("", true), ("127.0.0.1,kosli.invalid", false)] {
+        let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", proxy.local_addr().unwrap());
+        let asked = tokio::spawn(async move {
+            let (stream, _) = proxy.accept().await.unwrap();
+            let mut line = String::new();
+            BufReader::new(stream).read_line(&mut line).await.unwrap();
+            line
+        });
+        let variables =
+            [("HTTPS_PROXY", address.as_str()), ("NO_PROXY", no_proxy), ("KOSLI_HOST", "https://kosli.invalid")];
+        let world = World::new(Clock::real(), &variables).await;
+        let (id, key) = world.add_key(ACCOUNT, Role::Member);
+        let value = json!({"api_key": key, "org": "acme", "service_account": ACCOUNT, "key_id": id}).to_string();
+        world.create_secret(SECRET, json!({ "SecretString": value })).await;
+        let rotation = world.begin(SECRET, json!({})).await;
+        // Little time, so that it does not try for long.
+        let function = Function { timeout: Duration::from_secs(4), ..world.process.function().clone() };
+        let process = FunctionProcess::new(&world.emulator, "hasty", function);
+        let error = process.invoke(&step_event(&rotation, "createSecret")).await.unwrap_err();
+        assert_eq!(error.error_type, "KosliUnavailable", "{error}");
+        process.stop().await;
+        if asks {
+            assert_eq!(asked.await.unwrap(), "CONNECT kosli.invalid:443 HTTP/1.1\r\n");
+        } else {
+            assert!(!asked.is_finished(), "the proxy was asked");
+            asked.abort();
+        }
+        world.end().await;
+    }
 }

@@ -48,9 +48,19 @@ class Code(unittest.TestCase):
     def test_every_variable_is_on_both_sides(self):
         in_code = set(re.findall(r'"(KOSLI_[A-Z_]+)"', source("config.rs")))
         self.assertEqual(in_code, Stack(**MINIMAL).environment().keys())
-        # The SDK's own, for who needs it.
-        elsewhere = Stack(**MINIMAL, SecretsManagerEndpoint="https://vpce-1.example.com").environment()
-        self.assertEqual(elsewhere.keys() - in_code, {"AWS_ENDPOINT_URL_SECRETS_MANAGER"})
+        # Those of the SDK and of the HTTP client, for who needs them.
+        elsewhere = Stack(
+            **MINIMAL,
+            SecretsManagerEndpoint="https://vpce-1.example.com",
+            HttpsProxy="http://proxy.example.com:3128",
+            NoProxy=".amazonaws.com",
+            CertificatesLayerArn="arn:aws:lambda:eu-west-1:123456789012:layer:certificates:1",
+        )
+        self.assertEqual(
+            elsewhere.environment().keys() - in_code,
+            {"AWS_ENDPOINT_URL_SECRETS_MANAGER", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE"},
+        )
+        self.assertEqual(len(elsewhere.properties("Function")["Layers"]), 1)
 
     def test_the_defaults_and_the_bounds_are_the_codes_own(self):
         extremes = [{}]
