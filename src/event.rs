@@ -129,7 +129,11 @@ impl VersionId {
     /// The longest that Secrets Manager accepts.
     const LONGEST: usize = 64;
 
-    fn parse(id: &str) -> Result<Self, RotationError> {
+    /// Reads an id that an event names.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidEvent`]. The text is not repeated.
+    pub fn parse(id: &str) -> Result<Self, RotationError> {
         if id.len() > Self::LONGEST || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(invalid("`ClientRequestToken` is not a version id of 32 to 64 characters."));
         }

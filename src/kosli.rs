@@ -174,11 +174,7 @@ impl Caller<'_> {
             .retry(async || {
                 let url = self.kosli.keys_url(account, &[]);
                 let answer = self.send(CALL_TIMEOUT, Method::GET, url, None, Body::UpTo(LARGEST_LIST)).await?;
-                let keys = serde_json::from_slice::<Vec<WireKey>>(&answer.body)
-                    .ok()
-                    .and_then(|keys| keys.into_iter().map(WireKey::into_entry).collect())
-                    .ok_or_else(|| KosliError::Unclear("its list of keys is not an array of keys".to_owned()))?;
-                Ok(Listing { keys, at: answer.date.unwrap_or_else(|| self.budget.now()) })
+                Ok(Listing { keys: keys_in(&answer.body)?, at: answer.date.unwrap_or_else(|| self.budget.now()) })
             })
             .await
     }
@@ -196,11 +192,7 @@ impl Caller<'_> {
             })
             .await;
         match answer {
-            Ok(answer) => serde_json::from_slice::<WireKey>(&answer.body)
-                .ok()
-                .and_then(WireKey::into_entry)
-                .map(Some)
-                .ok_or_else(|| KosliError::Unclear("its answer is not a key".to_owned())),
+            Ok(answer) => key_in(&answer.body).map(Some),
             Err(KosliError::Refused { status: StatusCode::NOT_FOUND, .. }) => Ok(None),
             Err(error) => Err(error),
         }
@@ -261,27 +253,7 @@ impl Caller<'_> {
 
     async fn mint(&self, limit: Duration, url: Url, body: &serde_json::Value) -> Result<MintAnswer, KosliError> {
         let answer = self.send(limit, Method::POST, url, Some(body.to_string()), Body::UpTo(LARGEST_ANSWER)).await?;
-        // No text of this body, nor of an error about it, goes anywhere: it may quote the key.
-        let minted: WireMinted = serde_json::from_slice(&answer.body)
-            .map_err(|_| KosliError::Unclear("its answer to a mint cannot be read".to_owned()))?;
-        let id = lenient::<String>(minted.id)
-            .and_then(|id| KeyId::parse(&id))
-            .ok_or_else(|| KosliError::Unclear("its answer to a mint has no proper key id".to_owned()))?;
-        let value = [minted.key, minted.api_key].into_iter().find_map(|field| {
-            let value = SecretString::from(lenient::<String>(field)?);
-            ApiKey::parse(value.expose_secret())
-        });
-        let second = |field| lenient::<f64>(field).and_then(whole_second);
-        Ok(match value {
-            // A "new" key that is the one we came with is no new key.
-            Some(new) if !new.same(self.key) => MintAnswer::Minted(Minted {
-                id,
-                key: new,
-                expires_at: second(minted.expires_at),
-                grace_period_expires_at: second(minted.grace_period_expires_at).map(from_epoch_seconds),
-            }),
-            _ => MintAnswer::Lost(id),
-        })
+        minted_in(&answer.body, self.key)
     }
 
     async fn send(
@@ -304,7 +276,7 @@ impl Caller<'_> {
         let exchange = async {
             let response = self.kosli.client.execute(request).await.map_err(|error| not_answered(&error))?;
             let status = response.status();
-            let (date, retry_after) = (date(response.headers()), retry_after(response.headers()));
+            let headers = response.headers().clone();
             let body = match (read_bounded(response, wanted.limit(status)).await, wanted) {
                 (Ok(body), _) => body,
                 // The status says enough.
@@ -316,12 +288,9 @@ impl Caller<'_> {
                 }
             };
             if status.is_success() {
-                return Ok(Answer { body, date });
+                return Ok(Answer { body, date: date(&headers) });
             }
-            if did_not_happen(status) {
-                return Err(KosliError::Refused { status, message: message_in(&body, self.key), retry_after });
-            }
-            Err(KosliError::Unclear(format!("it answered {}", status.as_u16())))
+            Err(failed(status, &headers, &body, self.key))
         };
         match self.budget.call(limit, exchange).await {
             Ok(answer) => answer,
@@ -411,6 +380,64 @@ struct WireMinted<'a> {
     expires_at: Option<&'a RawValue>,
     #[serde(borrow)]
     grace_period_expires_at: Option<&'a RawValue>,
+}
+
+/// Reads a list of keys. Public, as the other readers of answers are, for `fuzz/`.
+///
+/// # Errors
+/// Unless all of it is an array of keys: a part of it would prove nothing.
+pub fn keys_in(body: &[u8]) -> Result<Vec<KeyEntry>, KosliError> {
+    serde_json::from_slice::<Vec<WireKey>>(body)
+        .ok()
+        .and_then(|keys| keys.into_iter().map(WireKey::into_entry).collect())
+        .ok_or_else(|| KosliError::Unclear("its list of keys is not an array of keys".to_owned()))
+}
+
+/// Reads one key.
+///
+/// # Errors
+/// If it is none.
+pub fn key_in(body: &[u8]) -> Result<KeyEntry, KosliError> {
+    serde_json::from_slice::<WireKey>(body)
+        .ok()
+        .and_then(WireKey::into_entry)
+        .ok_or_else(|| KosliError::Unclear("its answer is not a key".to_owned()))
+}
+
+/// Reads what a mint with the key `ours` has brought.
+///
+/// # Errors
+/// [`KosliError::Unclear`]: the answer does not say which key there is now.
+pub fn minted_in(body: &[u8], ours: &ApiKey) -> Result<MintAnswer, KosliError> {
+    // No text of this body, nor of an error about it, goes anywhere: it may quote the key.
+    let minted: WireMinted = serde_json::from_slice(body)
+        .map_err(|_| KosliError::Unclear("its answer to a mint cannot be read".to_owned()))?;
+    let id = lenient::<String>(minted.id)
+        .and_then(|id| KeyId::parse(&id))
+        .ok_or_else(|| KosliError::Unclear("its answer to a mint has no proper key id".to_owned()))?;
+    let value = [minted.key, minted.api_key].into_iter().find_map(|field| {
+        let value = SecretString::from(lenient::<String>(field)?);
+        ApiKey::parse(value.expose_secret())
+    });
+    let second = |field| lenient::<f64>(field).and_then(whole_second);
+    Ok(match value {
+        // A "new" key that is the one we came with is no new key.
+        Some(new) if !new.same(ours) => MintAnswer::Minted(Minted {
+            id,
+            key: new,
+            expires_at: second(minted.expires_at),
+            grace_period_expires_at: second(minted.grace_period_expires_at).map(from_epoch_seconds),
+        }),
+        _ => MintAnswer::Lost(id),
+    })
+}
+
+/// What an answer to a call with this key means that is not a success: refused or unclear.
+pub fn failed(status: StatusCode, headers: &HeaderMap, body: &[u8], key: &ApiKey) -> KosliError {
+    if did_not_happen(status) {
+        return KosliError::Refused { status, message: message_in(body, key), retry_after: retry_after(headers) };
+    }
+    KosliError::Unclear(format!("it answered {}", status.as_u16()))
 }
 
 /// A field that may be absent or of any type.

@@ -2,7 +2,7 @@
 
 mod check_secret;
 mod create_secret;
-mod credential;
+pub mod credential;
 mod finish_secret;
 mod replacement;
 mod set_secret;
@@ -27,6 +27,7 @@ use crate::metrics::{Metrics, Tally};
 use crate::secrets_manager::{CURRENT, Description, PREVIOUS, SecretsManager, SecretsManagerError, Version, Which};
 use crate::staging::Standing;
 pub use check_secret::{Check, Report};
+pub use create_secret::check_room;
 use credential::{Credential, KEY_ID_LABEL};
 
 /// The pauses between looks at Secrets Manager where something should be visible and is not: what was written a moment ago

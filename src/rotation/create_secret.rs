@@ -126,7 +126,10 @@ async fn already_created(
 }
 
 /// Which labels can be removed before the mint, and whether there is room for the new version then (promise I2).
-fn check_room(current: &Credential, description: &Description) -> Result<Vec<(VersionId, String)>, RotationError> {
+///
+/// # Errors
+/// [`ErrorKind::NoRoom`], when there is not.
+pub fn check_room(current: &Credential, description: &Description) -> Result<Vec<(VersionId, String)>, RotationError> {
     if !current.document.has_room() {
         return Err(RotationError::new(
             ErrorKind::NoRoom,

@@ -9,7 +9,7 @@ use crate::identity::{Account, ApiKey, KeyId, Name};
 use crate::secrets_manager::{CURRENT, Description, PREVIOUS, Version};
 
 /// The prefix of the staging label that keeps the key id of a value without a field for it.
-pub(super) const KEY_ID_LABEL: &str = "kosli-key-id:";
+pub const KEY_ID_LABEL: &str = "kosli-key-id:";
 
 /// The tags that name what the value does not.
 const ORG_TAG: &str = "kosli:org";
@@ -18,19 +18,19 @@ const KEY_ID_TAG: &str = "kosli:key-id";
 
 /// A version of the secret, parsed: a key and whose it is.
 #[derive(Debug)]
-pub(super) struct Credential {
+pub struct Credential {
     /// The version.
-    pub(super) version: VersionId,
+    pub version: VersionId,
     /// When the version was made.
-    pub(super) created: SystemTime,
+    pub created: SystemTime,
     /// The value.
-    pub(super) document: Document,
+    pub document: Document,
     /// Whose key it is.
-    pub(super) account: Account,
+    pub account: Account,
     /// The key's id, where the value, a label or a tag names it.
-    pub(super) key_id: Option<KeyId>,
+    pub key_id: Option<KeyId>,
     /// Nothing but the tag names it.
-    pub(super) key_id_from_tag: bool,
+    pub key_id_from_tag: bool,
 }
 
 impl Credential {
@@ -38,7 +38,7 @@ impl Credential {
     ///
     /// # Errors
     /// What is wrong with the value or its identity; `role` names the version.
-    pub(super) fn parse(version: &Version, description: &Description, role: &str) -> Result<Self, RotationError> {
+    pub fn parse(version: &Version, description: &Description, role: &str) -> Result<Self, RotationError> {
         let invalid = |what: String| {
             RotationError::new(
                 ErrorKind::InvalidSecret,
@@ -89,7 +89,7 @@ impl Credential {
     ///
     /// # Errors
     /// Like [`Credential::parse`], and where the first version's value and tag name different keys.
-    pub(super) fn parse_replaced(
+    pub fn parse_replaced(
         version: &Version,
         description: &Description,
         token: &VersionId,
@@ -133,14 +133,14 @@ impl Credential {
 
     /// Takes the key id from another version that holds the very same key: somebody edited a field meanwhile, and the new
     /// version has no label.
-    pub(super) fn learn_key_id(&mut self, other: &Self) {
+    pub fn learn_key_id(&mut self, other: &Self) {
         if self.key_id.is_none() && self.account.same(&other.account) && self.key().same(other.key()) {
             self.key_id.clone_from(&other.key_id);
         }
     }
 
     /// The key.
-    pub(super) fn key(&self) -> &ApiKey {
+    pub fn key(&self) -> &ApiKey {
         self.document.key()
     }
 
@@ -148,7 +148,7 @@ impl Credential {
     ///
     /// # Errors
     /// [`ErrorKind::IdentityConflict`].
-    pub(super) fn same_account_as(&self, other: &Self, roles: [&str; 2]) -> Result<(), RotationError> {
+    pub fn same_account_as(&self, other: &Self, roles: [&str; 2]) -> Result<(), RotationError> {
         if self.account.same(&other.account) {
             return Ok(());
         }
@@ -165,7 +165,7 @@ impl Credential {
 }
 
 /// The key of the admin secret's version; the error is the end of a sentence about the secret.
-pub(super) fn admin_key(version: &Version) -> Result<ApiKey, String> {
+pub fn admin_key(version: &Version) -> Result<ApiKey, String> {
     let value = version.value.clone().ok_or_else(|| "is binary".to_owned())?;
     let document = Document::parse(value).map_err(|error| error.to_string())?;
     Ok(document.key().clone())
