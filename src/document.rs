@@ -55,7 +55,7 @@ impl Document {
     /// What is wrong with the shape, naming the field.
     pub fn parse(text: SecretString) -> Result<Self, DocumentError> {
         let trimmed = text.expose_secret().trim();
-        if trimmed.starts_with(['{', '[', '"']) {
+        if trimmed.starts_with(ApiKey::JSON) {
             return Self::parse_json(text);
         }
         let Some(key) = ApiKey::parse(trimmed) else {
@@ -93,8 +93,9 @@ impl Document {
                 _ => format!("has neither `{}` nor `{}`", API_KEY_FIELDS[0], ENVIRONMENT_FIELDS[0]),
             }));
         };
-        let key_value = ApiKey::parse(key_text.expose_secret())
-            .ok_or_else(|| DocumentError(format!("has a `{key}` that is not one run of visible ASCII characters")))?;
+        let key_value = ApiKey::parse(key_text.expose_secret()).ok_or_else(|| {
+            DocumentError(format!("has a `{key}` that is not one run of visible ASCII characters, or begins like JSON"))
+        })?;
         let span = |raw: &RawValue| {
             // `raw` is borrowed from `json`, so its address tells where it stands in it.
             let start = raw.get().as_ptr() as usize - json.as_ptr() as usize;
@@ -288,6 +289,7 @@ mod tests {
             ("{\"api_key\":\"canary\",\"api_key\":\"canary\"}", "`api_key` twice"),
             ("{\"api_key\":\"canary\",\"KOSLI_API_TOKEN\":\"canary\"}", "two shapes"),
             ("{\"api_key\":\"ca nary\"}", "not one run of visible ASCII"),
+            ("{\"api_key\":\"{\\\"api_key\\\":\\\"canary\\\"}\"}", "or begins like JSON"),
         ] {
             let error = parse(text).expect_err(text).to_string();
             assert!(error.contains(why), "{text}: {error}");

@@ -105,9 +105,14 @@ impl ApiKey {
     /// Far above any key that Kosli has issued, and small enough for a header and for a secret.
     pub const LONGEST: usize = 4_096;
 
-    /// `None`: not one run of visible ASCII. The text is not repeated anywhere.
+    /// What JSON begins with. A plain secret that began like this would be read as JSON and never be a key again.
+    pub const JSON: [char; 3] = ['{', '[', '"'];
+
+    /// `None`: not one run of visible ASCII, or it begins like JSON. The text is not repeated anywhere.
     pub fn parse(text: &str) -> Option<Self> {
-        let valid = (1..=Self::LONGEST).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        let valid = (1..=Self::LONGEST).contains(&text.len())
+            && !text.starts_with(Self::JSON)
+            && text.bytes().all(|byte| byte.is_ascii_graphic());
         valid.then(|| Self(SecretString::from(text)))
     }
 
@@ -192,6 +197,14 @@ mod tests {
     }
 
     #[test]
+    fn many_stars_are_matched_as_quickly_as_one() {
+        let permitted = Permitted::parse(&format!("{}b/{}", "*a".repeat(30), "*a".repeat(30))).expect("valid");
+        let (long, ending) = ("a".repeat(64), "a".repeat(63) + "b");
+        assert!(permitted.allows(&account(&ending, &long)));
+        assert!(!permitted.allows(&account(&long, &long)));
+    }
+
+    #[test]
     fn a_malformed_pattern_is_refused_as_a_whole() {
         for pattern in ["", "acme", "acme/", "/ci", "acme/ci,", "acme/ci/x", "acme/c i", "acme/ci;*/*"] {
             assert_eq!(Permitted::parse(pattern), None, "{pattern}");
@@ -199,11 +212,13 @@ mod tests {
     }
 
     #[test]
-    fn many_stars_are_matched_as_quickly_as_one() {
-        let permitted = Permitted::parse(&format!("{}b/{}", "*a".repeat(30), "*a".repeat(30))).expect("valid");
-        let (long, ending) = ("a".repeat(64), "a".repeat(63) + "b");
-        assert!(permitted.allows(&account(&ending, &long)));
-        assert!(!permitted.allows(&account(&long, &long)));
+    fn a_key_is_told_from_json_by_its_first_character() {
+        for text in ["{\"api_key\":\"twice\"}", "[key", "\"key\"", "k\u{e9}y", "two keys", "", "key\n"] {
+            assert!(ApiKey::parse(text).is_none(), "{text}");
+        }
+        for text in ["k", "k{}[]\"", "~!@#$%^&*()_+"] {
+            assert!(ApiKey::parse(text).is_some(), "{text}");
+        }
     }
 
     #[test]
