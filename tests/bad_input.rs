@@ -443,3 +443,26 @@ async fn a_key_in_the_place_of_its_id_is_not_repeated() {
     ])
     .await;
 }
+
+/// Nor is it where a contradiction between two names has to be explained. (The emulator's keys are no valid names.)
+#[tokio::test]
+async fn a_key_in_the_place_of_a_name_is_not_repeated() {
+    let good = GOOD.replace("<key>", "made-up-key-0123456789");
+    check_all([
+        Case::new(
+            "in the value",
+            "InvalidIdentity",
+            &["The organization in the value under AWSCURRENT is not a valid name"],
+        )
+        .value(Wrong::Text(good.replace("acme", "made-up-key-0123456789")))
+        .tag("kosli:org", "acme"),
+        Case::new(
+            "in the tag",
+            "InvalidIdentity",
+            &["The service account in the tag kosli:service-account is not a valid"],
+        )
+        .value(Wrong::Text(good))
+        .tag("kosli:service-account", "made-up-key-0123456789"),
+    ])
+    .await;
+}

@@ -52,8 +52,16 @@ impl Credential {
         let document = Document::parse(value).map_err(|error| invalid(error.to_string()))?;
         let tag = |name: &str| description.tags.get(name).map(String::as_str);
         let account = Account {
-            org: name(document.org(), tag(ORG_TAG), "organization", ["org", "KOSLI_ORG", ORG_TAG], role)?,
+            org: name(
+                document.key(),
+                document.org(),
+                tag(ORG_TAG),
+                "organization",
+                ["org", "KOSLI_ORG", ORG_TAG],
+                role,
+            )?,
             name: name(
+                document.key(),
                 document.service_account(),
                 tag(SERVICE_ACCOUNT_TAG),
                 "service account",
@@ -61,9 +69,6 @@ impl Credential {
                 role,
             )?,
         };
-        if [&account.org, &account.name].iter().any(|name| name.as_str() == document.key().expose()) {
-            return Err(invalid("has the key in the place of the organization or the service account".to_owned()));
-        }
         let labelled = version.labels.iter().find_map(|label| label.strip_prefix(KEY_ID_LABEL));
         let key_id = match document.key_id().or(labelled) {
             // A key's value in the place of its id would be printed, and sent in a URL.
@@ -174,6 +179,7 @@ pub fn admin_key(version: &Version) -> Result<ApiKey, String> {
 /// One part of the identity: from the value or from the tag, and where both name it, the same. No text of the value is
 /// repeated, except where it is a valid name.
 fn name(
+    key: &ApiKey,
     in_value: Option<&str>,
     in_tag: Option<&str>,
     what: &str,
@@ -183,7 +189,8 @@ fn name(
     let [field, variable, tag] = places;
     let valid = |text: Option<&str>, place: &str| match text {
         None => Ok(None),
-        Some(text) => Name::parse(text).map(Some).ok_or_else(|| {
+        // The key in the place of a name would be printed where the two names differ, and sent in a URL.
+        Some(text) => Name::parse(text).filter(|name| name.as_str() != key.expose()).map(Some).ok_or_else(|| {
             RotationError::new(
                 ErrorKind::InvalidIdentity,
                 format!("The {what} in {place} is not a valid name: {}.", Name::RULE),
