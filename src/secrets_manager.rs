@@ -377,7 +377,7 @@ fn unqualified(arn: &str) -> &str {
 fn interval(rules: &RotationRulesType) -> Option<Duration> {
     const DAY: u64 = 86_400;
     if let Some(days) = rules.automatically_after_days {
-        return Some(Duration::from_secs(u64::try_from(days).ok()? * DAY));
+        return Some(Duration::from_secs(u64::try_from(days).ok()?.checked_mul(DAY)?));
     }
     let rate = rules.schedule_expression.as_deref()?.strip_prefix("rate(")?.strip_suffix(')')?;
     let (number, unit) = rate.trim().split_once(' ')?;
