@@ -412,13 +412,16 @@ pub fn minted_in(body: &[u8], ours: &ApiKey) -> Result<MintAnswer, KosliError> {
     // No text of this body, nor of an error about it, goes anywhere: it may quote the key.
     let minted: WireMinted = serde_json::from_slice(body)
         .map_err(|_| KosliError::Unclear("its answer to a mint cannot be read".to_owned()))?;
-    let id = lenient::<String>(minted.id)
-        .and_then(|id| KeyId::parse(&id))
-        .ok_or_else(|| KosliError::Unclear("its answer to a mint has no proper key id".to_owned()))?;
     let value = [minted.key, minted.api_key].into_iter().find_map(|field| {
         let value = SecretString::from(lenient::<String>(field)?);
         ApiKey::parse(value.expose_secret())
     });
+    let id = lenient::<String>(minted.id)
+        .map(SecretString::from)
+        // A key in the place of an id would be logged, put on a label and sent in a URL.
+        .filter(|id| [Some(ours), value.as_ref()].into_iter().flatten().all(|key| key.expose() != id.expose_secret()))
+        .and_then(|id| KeyId::parse(id.expose_secret()))
+        .ok_or_else(|| KosliError::Unclear("its answer to a mint has no proper key id".to_owned()))?;
     let second = |field| lenient::<f64>(field).and_then(whole_second);
     Ok(match value {
         // A "new" key that is the one we came with is no new key.
@@ -538,6 +541,30 @@ impl fmt::Display for KosliError {
             Self::Refused { status, message, .. } if message.is_empty() => write!(f, "it answered {}", status.as_u16()),
             Self::Refused { status, message, .. } => write!(f, "it answered {}: {message}", status.as_u16()),
             Self::NotSent(why) | Self::Unclear(why) => f.write_str(why),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OURS: &str = "made-up-currentkeyvalue-0123456789";
+
+    fn ours() -> ApiKey {
+        ApiKey::parse(OURS).expect("valid")
+    }
+
+    #[test]
+    fn a_key_in_the_place_of_an_id_is_no_id() {
+        for body in [
+            format!(r#"{{"id":"{OURS}","key":"made-up-new-key"}}"#),
+            r#"{"id":"made-up-new-key","key":"made-up-new-key"}"#.to_owned(),
+            r#"{"id":"made-up-new-key","api_key":"made-up-new-key"}"#.to_owned(),
+            format!(r#"{{"id":"{OURS}"}}"#),
+        ] {
+            let answer = minted_in(body.as_bytes(), &ours());
+            assert!(matches!(answer, Err(KosliError::Unclear(_))), "{answer:?}");
         }
     }
 }
