@@ -498,9 +498,11 @@ fn message_in(body: &[u8], key: &ApiKey) -> String {
         }
         _ => String::new(),
     };
+    // A character that is not shown must not hide what the ones around it make up.
+    let text = text.replace(|character: char| character.is_control() && !character.is_whitespace(), "");
     let words: Vec<&str> =
         text.split_whitespace().map(|word| if harmless(word, key) { word } else { "[left out]" }).collect();
-    words.join(" ").chars().filter(|character| !character.is_control()).take(LONGEST).collect()
+    words.join(" ").chars().take(LONGEST).collect()
 }
 
 /// Whether a word of somebody else's text can be repeated: a plain word or a short one, and no piece of the key.
@@ -509,7 +511,14 @@ fn harmless(word: &str, key: &ApiKey) -> bool {
     const SHORTEST_TELLING: usize = 5;
     let bare = word.trim_matches(|character: char| character.is_ascii_punctuation());
     let plain = bare.len() <= 24 && bare.chars().all(|character| character.is_ascii_lowercase() || character == '_');
-    (plain || word.len() <= LONGEST_PIECE) && (bare.len() < SHORTEST_TELLING || !key.expose().contains(bare))
+    let piece_of_key = bare.len() >= SHORTEST_TELLING && key.expose().contains(bare);
+    // Or the other way round: what is more than a piece may stand in a longer word.
+    let has_piece = key
+        .expose()
+        .as_bytes()
+        .windows(LONGEST_PIECE)
+        .any(|piece| word.as_bytes().windows(LONGEST_PIECE).any(|part| part == piece));
+    (plain || word.len() <= LONGEST_PIECE) && !piece_of_key && !has_piece
 }
 
 impl KosliError {
@@ -565,6 +574,26 @@ mod tests {
         ] {
             let answer = minted_in(body.as_bytes(), &ours());
             assert!(matches!(answer, Err(KosliError::Unclear(_))), "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_repeats_no_piece_of_the_key() {
+        for said in [
+            OURS,
+            "xcurrentkeyvaluex",
+            r"made\u0001-up-\u0001cur renkey",
+            "(currentkeyvalue)",
+            r"current\u0000keyvalue",
+            r"0123456\u007f789",
+        ] {
+            let body = format!(r#"{{"message":"the key {said} is not known"}}"#);
+            let error = failed(StatusCode::UNAUTHORIZED, &HeaderMap::new(), body.as_bytes(), &ours()).to_string();
+            assert!(error.starts_with("it answered 401: the key ") && error.ends_with(" is not known"), "{error}");
+            assert!(
+                !OURS.as_bytes().windows(8).any(|piece| error.contains(&String::from_utf8_lossy(piece)[..])),
+                "{error}"
+            );
         }
     }
 }
