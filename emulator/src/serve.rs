@@ -147,7 +147,8 @@ fn seed(emulator: &Emulator) -> Result<(), String> {
 fn print_welcome(emulator: &Emulator, endpoint: &str, function: &Function) {
     println!(
         "\
-Secrets Manager and Kosli listen on {endpoint} until you press Ctrl+C. Nothing is kept.
+EMULATOR: nothing here is AWS or Kosli, every key is made up, and nothing is kept.
+Secrets Manager and Kosli listen on {endpoint} until you press Ctrl+C.
 The secret {SECRET} holds a made-up key of the Kosli service account {ORG}/{ACCOUNT}.
 
 Paste into another terminal:

@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -290,6 +290,12 @@ impl Emulator {
             quiet_rounds().await;
         }
         let request = Request::from_parts(head, body.to_bytes());
+        if let Some(host) = misdirected(&request) {
+            drop(busy);
+            let text = format!("this is an emulator, and not {host}: nothing was done, and nothing was kept");
+            let body = serde_json::json!({ "__type": "MisdirectedRequest", "message": text }).to_string();
+            return Ok(self.dated(json(StatusCode::MISDIRECTED_REQUEST, body)));
+        }
         let path = request.uri().path();
         if let Some(service) = Service::of(&request) {
             return self.answer(busy, reset, port.tag, service, request).await;
@@ -322,7 +328,7 @@ impl Emulator {
             let handling = tokio::spawn(self.clone().handle_unless_reset(busy, replaced, tag, service, request));
             match handling.await {
                 Ok(Some(Reply::Answer(answer))) => Ok(self.dated(answer)),
-                Ok(Some(Reply::Cut(answer))) => Ok(Body::cut(answer)),
+                Ok(Some(Reply::Cut(answer))) => Ok(Body::cut(named(answer))),
                 Ok(Some(Reply::Late(by, answer))) => {
                     self.sleep(by).await;
                     Ok(self.dated(answer))
@@ -417,8 +423,9 @@ impl Emulator {
         });
     }
 
-    /// Every answer says what time it is here, as the services' front ends do.
-    fn dated(&self, mut answer: Response<Bytes>) -> Response<Body> {
+    /// Every answer says who gives it, and what time it is here, as the services' front ends do.
+    fn dated(&self, answer: Response<Bytes>) -> Response<Body> {
+        let mut answer = named(answer);
         if !answer.headers().contains_key(header::DATE)
             && let Ok(date) = httpdate::fmt_http_date(self.0.clock.now()).parse()
         {
@@ -485,6 +492,33 @@ impl State {
         }
         begins_rotation
     }
+}
+
+/// What every answer says of itself, so that nobody takes it for AWS's or Kosli's.
+const SERVER: HeaderValue = HeaderValue::from_static("kosli-key-rotation-emulator");
+
+fn named(mut answer: Response<Bytes>) -> Response<Bytes> {
+    answer.headers_mut().insert(header::SERVER, SERVER);
+    answer
+}
+
+/// The real services' names. A request that carries one was meant for the real thing and has been led here, by a proxy or by the
+/// machine's `hosts` file: whoever sent it must not believe that it was done.
+const REAL: [&str; 4] = ["amazonaws.com", "amazonaws.com.cn", "api.aws", "kosli.com"];
+
+/// The real service that a request was meant for. Credentials that look real are taken all the same: a person's shell is full of
+/// them, and neither a signature nor an access key's id gives the secret key away.
+fn misdirected(request: &Request<Bytes>) -> Option<String> {
+    let named = request.headers().get_all(header::HOST).iter().filter_map(|host| host.to_str().ok());
+    let hosts = named.chain(request.uri().authority().map(http::uri::Authority::as_str));
+    let mut hosts = hosts.map(|host| {
+        let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+        name.trim_end_matches('.').to_ascii_lowercase()
+    });
+    hosts.find(|host| {
+        REAL.iter().any(|real| host.strip_suffix(real).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
+    })
 }
 
 /// Lets everybody else run for a while.
