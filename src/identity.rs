@@ -121,6 +121,15 @@ impl ApiKey {
         self.expose() == other.expose()
     }
 
+    /// Whether a text shows the value, or a piece of it that is long enough to tell. Kosli's text that does is not believed, or
+    /// not repeated: it may echo the request, and people mix up a key's value and its id.
+    pub(crate) fn shows_in(&self, text: &str) -> bool {
+        const TELLING: usize = 12;
+        let key = self.expose();
+        let piece = TELLING.min(key.len());
+        (0..=key.len() - piece).filter_map(|start| key.get(start..start + piece)).any(|piece| text.contains(piece))
+    }
+
     /// The value: for the `Authorization` header and the secret's document, and nothing else.
     pub(crate) fn expose(&self) -> &str {
         self.0.expose_secret()
@@ -225,5 +234,18 @@ mod tests {
     fn a_key_never_prints_itself() {
         let key = ApiKey::parse("made-up-key-value").expect("valid");
         assert_eq!(format!("{key:?} {:?}", key.bearer()), "ApiKey(redacted) Some(Sensitive)");
+    }
+
+    #[test]
+    fn a_key_shows_in_a_text_with_twelve_characters_of_it() {
+        let key = ApiKey::parse("made-up-key-value").expect("valid");
+        for text in ["made-up-key-value", "id:made-up-key-value", "made-up-key-", "x-up-key-value"] {
+            assert!(key.shows_in(text), "{text}");
+        }
+        for text in ["", "made-up-key", "7980eb22-1fe1-4172-ae30-97d5ac0b", "MADE-UP-KEY-VALUE"] {
+            assert!(!key.shows_in(text), "{text}");
+        }
+        let short = ApiKey::parse("short").expect("valid");
+        assert!(short.shows_in("it is short") && !short.shows_in("shor"));
     }
 }

@@ -33,6 +33,9 @@ pub const SHORTEST_GRACE_HOURS: u32 = 1;
 /// The longest description of a key, in characters.
 pub const LONGEST_DESCRIPTION: usize = 256;
 
+/// What stands in the place of words that could be a key.
+const LEFT_OUT: &str = "[left out]";
+
 /// A list of some forty thousand keys. One that is longer is an error, not a cut list.
 const LARGEST_LIST: usize = 8 << 20;
 
@@ -174,7 +177,10 @@ impl Caller<'_> {
             .retry(async || {
                 let url = self.kosli.keys_url(account, &[]);
                 let answer = self.send(CALL_TIMEOUT, Method::GET, url, None, Body::UpTo(LARGEST_LIST)).await?;
-                Ok(Listing { keys: keys_in(&answer.body)?, at: answer.date.unwrap_or_else(|| self.budget.now()) })
+                Ok(Listing {
+                    keys: keys_in(&answer.body, self.key)?,
+                    at: answer.date.unwrap_or_else(|| self.budget.now()),
+                })
             })
             .await
     }
@@ -192,7 +198,7 @@ impl Caller<'_> {
             })
             .await;
         match answer {
-            Ok(answer) => key_in(&answer.body).map(Some),
+            Ok(answer) => key_in(&answer.body, self.key).map(Some),
             Err(KosliError::Refused { status: StatusCode::NOT_FOUND, .. }) => Ok(None),
             Err(error) => Err(error),
         }
@@ -354,10 +360,14 @@ struct WireKey {
 }
 
 impl WireKey {
-    fn into_entry(self) -> Option<KeyEntry> {
+    /// `None`: it is no proper key. `caller` is the key that was sent, and may come back where something else should be.
+    fn into_entry(self, caller: &ApiKey) -> Option<KeyEntry> {
         Some(KeyEntry {
-            id: KeyId::parse(&self.id)?,
-            description: self.description.unwrap_or_default(),
+            id: KeyId::parse(&self.id).filter(|id| !caller.shows_in(id.as_str()))?,
+            description: match self.description {
+                Some(text) if caller.shows_in(&text) => LEFT_OUT.to_owned(),
+                text => text.unwrap_or_default(),
+            },
             created_at: from_epoch_seconds(whole_second(self.created_at)?),
             expires_at: self.expires_at.and_then(whole_second),
             last_used_at: self.last_used_at.and_then(whole_second).map(from_epoch_seconds),
@@ -382,14 +392,15 @@ struct WireMinted<'a> {
     grace_period_expires_at: Option<&'a RawValue>,
 }
 
-/// Reads a list of keys. Public, as the other readers of answers are, for `fuzz/`.
+/// Reads a list of keys. `caller` is the key that was sent, and may come back where something else should be. Public, as the other
+/// readers of answers are, for `fuzz/`.
 ///
 /// # Errors
 /// Unless all of it is an array of keys: a part of it would prove nothing.
-pub fn keys_in(body: &[u8]) -> Result<Vec<KeyEntry>, KosliError> {
+pub fn keys_in(body: &[u8], caller: &ApiKey) -> Result<Vec<KeyEntry>, KosliError> {
     serde_json::from_slice::<Vec<WireKey>>(body)
         .ok()
-        .and_then(|keys| keys.into_iter().map(WireKey::into_entry).collect())
+        .and_then(|keys| keys.into_iter().map(|key| key.into_entry(caller)).collect())
         .ok_or_else(|| KosliError::Unclear("its list of keys is not an array of keys".to_owned()))
 }
 
@@ -397,10 +408,10 @@ pub fn keys_in(body: &[u8]) -> Result<Vec<KeyEntry>, KosliError> {
 ///
 /// # Errors
 /// If it is none.
-pub fn key_in(body: &[u8]) -> Result<KeyEntry, KosliError> {
+pub fn key_in(body: &[u8], caller: &ApiKey) -> Result<KeyEntry, KosliError> {
     serde_json::from_slice::<WireKey>(body)
         .ok()
-        .and_then(WireKey::into_entry)
+        .and_then(|key| key.into_entry(caller))
         .ok_or_else(|| KosliError::Unclear("its answer is not a key".to_owned()))
 }
 
@@ -418,8 +429,8 @@ pub fn minted_in(body: &[u8], ours: &ApiKey) -> Result<MintAnswer, KosliError> {
     });
     let id = lenient::<String>(minted.id)
         .map(SecretString::from)
-        // A key in the place of an id would be logged, put on a label and sent in a URL.
-        .filter(|id| [Some(ours), value.as_ref()].into_iter().flatten().all(|key| key.expose() != id.expose_secret()))
+        // An id is logged, put on a label and sent in URLs: one that shows a key's value is none.
+        .filter(|id| [Some(ours), value.as_ref()].into_iter().flatten().all(|key| !key.shows_in(id.expose_secret())))
         .and_then(|id| KeyId::parse(id.expose_secret()))
         .ok_or_else(|| KosliError::Unclear("its answer to a mint has no proper key id".to_owned()))?;
     let second = |field| lenient::<f64>(field).and_then(whole_second);
@@ -501,7 +512,7 @@ fn message_in(body: &[u8], key: &ApiKey) -> String {
     // A character that is not shown must not hide what the ones around it make up.
     let text = text.replace(|character: char| character.is_control() && !character.is_whitespace(), "");
     let words: Vec<&str> =
-        text.split_whitespace().map(|word| if harmless(word, key) { word } else { "[left out]" }).collect();
+        text.split_whitespace().map(|word| if harmless(word, key) { word } else { LEFT_OUT }).collect();
     words.join(" ").chars().take(LONGEST).collect()
 }
 
@@ -512,13 +523,7 @@ fn harmless(word: &str, key: &ApiKey) -> bool {
     let bare = word.trim_matches(|character: char| character.is_ascii_punctuation());
     let plain = bare.len() <= 24 && bare.chars().all(|character| character.is_ascii_lowercase() || character == '_');
     let piece_of_key = bare.len() >= SHORTEST_TELLING && key.expose().contains(bare);
-    // Or the other way round: what is more than a piece may stand in a longer word.
-    let has_piece = key
-        .expose()
-        .as_bytes()
-        .windows(LONGEST_PIECE)
-        .any(|piece| word.as_bytes().windows(LONGEST_PIECE).any(|part| part == piece));
-    (plain || word.len() <= LONGEST_PIECE) && !piece_of_key && !has_piece
+    (plain || word.len() <= LONGEST_PIECE) && !piece_of_key && !key.shows_in(word)
 }
 
 impl KosliError {

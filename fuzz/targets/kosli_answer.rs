@@ -22,34 +22,35 @@ fuzz_target!(|data: &[u8]| {
     let ours = std::str::from_utf8(ours).ok().filter(|text| ApiKey::parse(text).is_some());
     let ours_text = ours.unwrap_or("made-up-currentkeyvalue-0123456789");
     let Some(ours) = ApiKey::parse(ours_text) else { return };
-    listed(body);
-    looked_up(body);
+    listed(body, ours_text, &ours);
+    looked_up(body, ours_text, &ours);
     minted(body, ours_text, &ours);
     not_a_success(head, body, ours_text, &ours);
 });
 
-fn listed(body: &[u8]) {
-    match keys_in(body) {
+fn listed(body: &[u8], ours_text: &str, ours: &ApiKey) {
+    match keys_in(body, ours) {
         Ok(keys) => {
             let whole: Vec<Wire> = serde_json::from_slice(body).expect("a list is an array");
             assert_eq!(keys.len(), whole.len(), "all of it or nothing");
             for (key, on_the_wire) in keys.iter().zip(&whole) {
                 assert_eq!(text(on_the_wire.id).as_deref(), Some(key.id.as_str()));
-                valid(key);
+                valid(key, ours_text);
             }
         }
         Err(error) => unclear(&error, "its list of keys is not an array of keys"),
     }
 }
 
-fn looked_up(body: &[u8]) {
-    match key_in(body) {
-        Ok(key) => valid(&key),
+fn looked_up(body: &[u8], ours_text: &str, ours: &ApiKey) {
+    match key_in(body, ours) {
+        Ok(key) => valid(&key, ours_text),
         Err(error) => unclear(&error, "its answer is not a key"),
     }
 }
 
-fn valid(key: &KeyEntry) {
+fn valid(key: &KeyEntry, ours_text: &str) {
+    assert!(!key.id.as_str().contains(ours_text) && !key.description.contains(ours_text), "the caller's key came back");
     assert!(KeyId::parse(key.id.as_str()).is_some());
     assert_ne!(key.expires_at, Some(0), "0 means never");
     for at in [Some(key.created_at), key.last_used_at].into_iter().flatten() {
