@@ -59,6 +59,14 @@ impl World {
         }
     }
 
+    /// Gives the function, before its first invocation, another time-out and further variables.
+    pub(crate) fn configure(&mut self, timeout: Duration, variables: &[(&str, &str)]) {
+        let mut function = Function { timeout, ..self.process.function().clone() };
+        let variables = variables.iter().map(|&(name, value)| (name.to_owned(), value.to_owned()));
+        function.environment.extend(variables);
+        self.process = FunctionProcess::new(&self.emulator, "function", function);
+    }
+
     /// Where both services listen.
     pub(crate) fn endpoint(&self) -> &str {
         &self.endpoint

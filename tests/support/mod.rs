@@ -625,6 +625,14 @@ impl World {
         self.aws("UntagResource", json!({"SecretId": self.arn, "TagKeys": [key]})).unwrap();
     }
 
+    /// Lets every execution call another Kosli than the emulator's.
+    pub fn kosli_at(&mut self, host: &str) {
+        let client = http_client::new(None).unwrap();
+        for execution in &mut self.executions {
+            execution.kosli = Kosli::new(client.clone(), host.parse().unwrap());
+        }
+    }
+
     /// The function, as it is configured in this world.
     pub fn function(&self, execution: usize) -> Function {
         let Execution { secrets_manager, kosli, .. } = &self.executions[execution];

@@ -1,0 +1,262 @@
+//! A Kosli that does not mean well, or somebody who speaks in its place: whatever it answers, the function's time and memory
+//! are bounded, its error says what is wrong, no key's value gets out, and once Kosli is honest again the rotation completes
+//! with every promise kept.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail at any line")]
+
+#[path = "hostile_kosli/answers.rs"]
+mod answers;
+#[path = "hostile_kosli/server.rs"]
+mod server;
+mod support;
+#[path = "hostile_kosli/tls.rs"]
+mod tls;
+#[path = "executable/world.rs"]
+mod world;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
+
+use answers::{Case, answers, echoes, endless, lists, new_keys, under};
+use emulator::Clock;
+use emulator::kosli::Role;
+use emulator::rotation::{Event, Retries, STEPS};
+use emulator::secrets_manager::RotationRequest;
+use kosli_key_rotation::marker::{Attempt, Mark};
+use serde_json::json;
+use server::{Server, Trap};
+use support::{ACCOUNT, Bench, DAY, HOUR, ORG, SECRET, Setting, World, token, version_id};
+use tokio::net::TcpListener;
+use world::World as Executable;
+
+const OPERATIONS: [&str; 4] = ["verify", "list", "rotate", "revoke"];
+
+/// Half of what Lambda gives the function, in kB.
+const MEMORY_KIB: usize = 64 << 10;
+
+const RETRIES: Retries = Retries { attempts: 6, spacing: Duration::from_secs(120) };
+
+/// With immediate revocation every operation of a clean rotation is there. No other keys: whoever speaks for Kosli can have any
+/// of them revoked, by naming it as ours.
+fn setting() -> Setting {
+    Setting { revoke_immediately: true, strangers: false, ..Setting::default() }
+}
+
+/// How far the function may read beyond what it can use: the sockets' buffers, on both sides.
+const BUFFERED: usize = 8 << 20;
+
+/// The longest list that the function reads, and the longest other answer.
+const LARGEST_LIST: usize = 8 << 20;
+const LARGEST_ANSWER: usize = 64 << 10;
+
+/// The steps up to the first that fails: what all of them said, and the error's type, or `ok`.
+async fn attempt(world: &World, rotation: &RotationRequest) -> (String, String) {
+    let mut said = String::new();
+    for step in STEPS {
+        match world.step(rotation, step).await {
+            Ok(answer) => said += &answer.to_string(),
+            Err(error) => return (format!("{said}{error}"), error.error_type),
+        }
+    }
+    (said, "ok".to_owned())
+}
+
+/// No key's value is in a text, nor a piece of one.
+fn assert_keyless(world: &World, text: &str, case: &str) {
+    let values: Vec<String> = world.emulator.with_kosli(|kosli| kosli.keys().map(|key| key.value.clone()).collect());
+    for value in values {
+        for piece in value.as_bytes().windows(12) {
+            assert!(!text.contains(std::str::from_utf8(piece).unwrap()), "{case}: a key got out: {text}");
+        }
+    }
+}
+
+/// One trap at every call of one operation, and then an honest Kosli. An unexpected error type is returned, and not asserted:
+/// one look at all of them tells more.
+async fn check(bench: &Bench, name: &str, trap: &Trap, operation: &'static str, expected: &str) -> Option<String> {
+    let name = format!("{name} at {operation}");
+    let mut world = bench.world(&setting());
+    let kosli = Server::listen(&bench.emulator, None).await;
+    world.kosli_at(&format!("http://{}", kosli.address));
+    kosli.set_trap(operation, trap.clone());
+    let rotation = world.begin_rotation(&token("second", 0)).unwrap();
+    let (said, end) = attempt(&world, &rotation).await;
+    let wrong = (end != expected).then(|| format!("{name}: {end} instead of {expected}: {said}"));
+    assert!(kosli.count(operation) > 0 && kosli.requests() < 120, "{name}: {} requests", kosli.requests());
+    let most = BUFFERED + if operation == "list" { LARGEST_LIST } else { LARGEST_ANSWER };
+    assert!(kosli.longest() < most, "{name}: {} bytes were read", kosli.longest());
+    assert_keyless(&world, &said, &name);
+    world.assert_kept();
+
+    kosli.be_honest();
+    world.advance(RETRIES.spacing);
+    assert_eq!(world.drive(&rotation, RETRIES).await, Event::Succeeded, "{name}\n{}", world.story());
+    assert_keyless(&world, &world.history.borrow().join("\n"), &name);
+    world.assert_completed();
+    wrong
+}
+
+/// Whatever bytes come, to whatever call.
+#[test]
+fn answers_that_are_none() {
+    Bench::run(async |bench| {
+        let mut wrong = Vec::new();
+        for Case { name, trap, expected } in answers() {
+            for (operation, expected) in OPERATIONS.into_iter().zip(expected) {
+                wrong.extend(check(bench, name, &trap, operation, expected).await);
+            }
+        }
+        assert!(wrong.is_empty(), "{wrong:#?}");
+    });
+}
+
+/// The answer to a mint is well-formed, and what it says of the new key is not to be believed.
+#[test]
+fn new_keys_that_are_none() {
+    Bench::run(async |bench| {
+        let mut wrong = Vec::new();
+        for Case { name, trap, expected } in new_keys() {
+            wrong.extend(check(bench, name, &trap, "rotate", expected[2]).await);
+        }
+        assert!(wrong.is_empty(), "{wrong:#?}");
+    });
+}
+
+/// A lying list cannot have a key revoked that a version holds, or a path sent that is none.
+#[test]
+fn lists_that_lie() {
+    Bench::run(async |bench| {
+        let mut wrong = Vec::new();
+        let world = bench.world(&setting());
+        let now = world.emulator.clock().now();
+        let mark = Mark::of(&world.arn, &version_id(&token("first", 0)));
+        let marked = mark.expires_at(Attempt::fresh(&[]), now, 100 * DAY);
+        let seconds = (now - HOUR / 2).duration_since(UNIX_EPOCH).unwrap().as_secs();
+        for Case { name, trap, expected } in lists(marked, seconds) {
+            wrong.extend(check(bench, name, &trap, "list", expected[1]).await);
+        }
+        assert!(wrong.is_empty(), "{wrong:#?}");
+    });
+}
+
+/// Every one of these has had its effect: a redirect proves nothing, least of all to a server that lies.
+#[test]
+fn redirects_are_not_followed() {
+    Bench::run(async |bench| {
+        let mut wrong = Vec::new();
+        let elsewhere = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = elsewhere.local_addr().unwrap();
+        let visits = Arc::new(AtomicUsize::new(0));
+        let counted = visits.clone();
+        tokio::spawn(async move {
+            loop {
+                elsewhere.accept().await.unwrap();
+                counted.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        for status in [300, 301, 302, 303, 304, 305, 307, 308] {
+            for location in
+                [format!("http://{address}/api/v2/environments/acme"), format!("//{address}/"), String::new()]
+            {
+                let trap =
+                    under(status, vec![("location", location), ("refresh", format!("0; url=http://{address}/"))]);
+                for (operation, expected) in
+                    OPERATIONS.into_iter().zip(["KosliRefused", "KosliRefused", "TwinExecution", "CleanUpIncomplete"])
+                {
+                    wrong.extend(check(bench, &status.to_string(), &trap, operation, expected).await);
+                }
+            }
+        }
+        assert_eq!(visits.load(Ordering::SeqCst), 0, "somebody else was called");
+        assert!(wrong.is_empty(), "{wrong:#?}");
+    });
+}
+
+/// Error pages echo requests, and so do proxies.
+#[test]
+fn an_echoed_key_is_not_repeated() {
+    Bench::run(async |bench| {
+        let mut wrong = Vec::new();
+        for (status, expected) in [
+            (200, ["ok", "KosliUnavailable", "MintUnclear", "ok"]),
+            (201, ["ok", "KosliUnavailable", "MintUnclear", "ok"]),
+            (307, ["KosliRefused", "KosliRefused", "TwinExecution", "CleanUpIncomplete"]),
+            (400, ["KosliRefused", "KosliRefused", "TwinExecution", "CleanUpIncomplete"]),
+            (401, ["KeyIdMismatch", "AdminKeyDead", "TwinExecution", "CleanUpIncomplete"]),
+            (403, ["KosliForbidden", "KosliForbidden", "TwinExecution", "CleanUpIncomplete"]),
+            // What is gone need not be revoked.
+            (404, ["KosliRefused", "KosliRefused", "TwinExecution", "ok"]),
+            (409, ["KosliUnavailable", "KosliUnavailable", "TwinExecution", "CleanUpIncomplete"]),
+            (422, ["KosliRefused", "KosliRefused", "TwinExecution", "CleanUpIncomplete"]),
+            (429, ["KosliUnavailable", "KosliUnavailable", "TwinExecution", "CleanUpIncomplete"]),
+            (500, ["KosliUnavailable", "KosliUnavailable", "MintUnclear", "CleanUpIncomplete"]),
+        ] {
+            for (operation, expected) in OPERATIONS.into_iter().zip(expected) {
+                wrong.extend(
+                    check(bench, &format!("an echo under {status}"), &echoes(status), operation, expected).await,
+                );
+            }
+        }
+        assert!(wrong.is_empty(), "{wrong:#?}");
+    });
+}
+
+/// Headers that mean something, and lie.
+#[test]
+fn dates_and_pauses_beyond_reason() {
+    Bench::run(async |bench| {
+        let mut wrong = Vec::new();
+        for (date, expected) in [
+            ("Fri, 31 Dec 9999 23:59:59 GMT", "ok"),
+            // An expiry that was worked out from this one has passed, and Kosli says so.
+            ("Thu, 01 Jan 1970 00:00:00 GMT", "KosliRefused"),
+            ("yesterday", "ok"),
+            ("\u{e9}", "ok"),
+        ] {
+            let trap = under(200, vec![("date", date.to_owned())]);
+            wrong.extend(check(bench, &format!("the date {date}"), &trap, "list", expected).await);
+        }
+        for (pause, minting) in [
+            ("18446744073709551615", "KosliUnavailable"),
+            ("99999999999999999999", "TwinExecution"),
+            ("-1", "TwinExecution"),
+            ("3.5", "TwinExecution"),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", "TwinExecution"),
+        ] {
+            let trap = under(429, vec![("retry-after", pause.to_owned())]);
+            let expected = ["KosliUnavailable", "KosliUnavailable", minting, "CleanUpIncomplete"];
+            for (operation, expected) in OPERATIONS.into_iter().zip(expected) {
+                wrong.extend(check(bench, &format!("a pause of {pause}"), &trap, operation, expected).await);
+            }
+        }
+        assert!(wrong.is_empty(), "{wrong:#?}");
+    });
+}
+
+/// The executable's memory is bounded, whatever comes, as long as it comes, as often as it comes.
+#[tokio::test]
+async fn endless_answers_do_not_use_up_the_memory() {
+    let mut world = Executable::new(Clock::real(), &[]).await;
+    let kosli = Server::listen(&world.emulator, None).await;
+    // So short an invocation ends soon: the function asks again as long as it has time.
+    world.configure(Duration::from_secs(5), &[("KOSLI_HOST", &format!("http://{}", kosli.address))]);
+    let (id, key) = world.add_key(ACCOUNT, Role::Member);
+    let value = json!({ "api_key": key, "org": ORG, "service_account": ACCOUNT, "key_id": id });
+    world.create_secret(SECRET, json!({ "SecretString": value.to_string() })).await;
+    let rotation = world.begin(SECRET, json!({})).await;
+    for (operation, trap) in endless() {
+        kosli.set_trap(operation, trap);
+        let error = world.step(&rotation, "createSecret").await.expect_err(operation);
+        assert!(["KosliUnavailable", "OutOfTime"].contains(&&*error.error_type), "{operation}: {error}");
+    }
+    let status = std::fs::read_to_string(format!("/proc/{}/status", world.process.pid().unwrap())).unwrap();
+    let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let most: usize = most.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(most < MEMORY_KIB, "{most} KiB");
+    assert_eq!(world.keys().len(), 1, "nothing was minted");
+    kosli.be_honest();
+    world.configure(Duration::from_secs(90), &[]);
+    assert_eq!(world.run(&rotation).await, Event::Succeeded);
+    world.end().await;
+}
