@@ -200,7 +200,10 @@ fn parse_host(text: &str) -> Option<Url> {
     let loopback = host == "localhost"
         || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
     let safe_scheme = url.scheme() == "https" || (url.scheme() == "http" && loopback);
-    let bare = url.username().is_empty()
+    // The parser resolves `/..`, and puts slashes in where some are missing.
+    let written = text.get(url.scheme().len()..).and_then(|rest| rest.strip_prefix("://"));
+    let bare = written.is_some_and(|origin| !origin.strip_suffix('/').unwrap_or(origin).contains('/'))
+        && url.username().is_empty()
         && url.password().is_none()
         && url.path() == "/"
         && url.query().is_none()
@@ -254,6 +257,8 @@ mod tests {
             ("KOSLI_HOST", "ftp://localhost"),
             ("KOSLI_HOST", "file:///etc/passwd"),
             ("KOSLI_HOST", "https://"),
+            ("KOSLI_HOST", "https:/app.kosli.com"),
+            ("KOSLI_HOST", "https://app.kosli.com/.."),
             ("KOSLI_ADMIN_SECRET_ID", "has space"),
             ("KOSLI_SERVICE_ACCOUNTS", "acme"),
             ("KOSLI_GRACE_PERIOD_HOURS", "0"),
