@@ -172,6 +172,10 @@ async fn clean_up(
     let swept = sweep(invocation, view, new, &replaced, &authority, &mut answer.warnings).await.map_err(incomplete)?;
     answer.revoked_key_ids.extend(swept.iter().map(ToString::to_string));
     if policy.revoke_old_key == RevokeOldKey::Immediately {
+        if redelivered && is_dead(invocation, &replaced).await {
+            answer.old_key = Some("dead");
+            return Ok(answer);
+        }
         revoke_old_key(invocation, view, new, &replaced, &authority, &mut answer).await.map_err(incomplete)?;
     }
     Ok(answer)
@@ -235,6 +239,13 @@ async fn sweep(
         info!(key_id = %id, "swept up a key that was minted for this rotation and that nobody holds");
     }
     Ok(orphans)
+}
+
+/// Whether Kosli refuses the key of the version under AWSPREVIOUS. There is nothing to revoke then: it was, or somebody has
+/// written a version whose id is another key's.
+async fn is_dead(invocation: &Invocation<'_>, replaced: &Credential) -> bool {
+    let accepted = invocation.session.kosli(replaced.key()).accepts(&replaced.account.org, &[]).await;
+    matches!(accepted, Ok(Acceptance::Dead))
 }
 
 /// Revokes the old key now, and looks whether it is dead.
