@@ -6,6 +6,7 @@
 //! - [`clock`]: the time that everybody here shares
 //! - [`secrets_manager`] and [`kosli`]: the two services
 //! - [`server`]: the sockets in front of them, the way of a call, and who may watch or hold it
+//! - [`tls`]: HTTPS in front of them, where it is asked for
 //! - [`faults`]: what can go wrong with a call
 //! - [`runtime_api`]: the function's executable, run as Lambda runs it
 //! - [`rotation`]: what Secrets Manager does once `RotateSecret` has been called
@@ -21,7 +22,9 @@ pub mod rotation;
 pub mod runtime_api;
 pub mod secrets_manager;
 pub mod server;
+pub mod tls;
 
 pub use clock::Clock;
 pub use faults::{Fault, FaultPlan};
 pub use server::{BoxFuture, Call, Emulator, Hook, Service};
+pub use tls::Identity;

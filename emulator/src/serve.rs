@@ -10,18 +10,22 @@ use emulator::kosli::Role;
 use emulator::rotation::{self, Event, Retries};
 use emulator::runtime_api::{Function, FunctionProcess, invoke_external};
 use emulator::secrets_manager::RotationRequest;
-use emulator::{Call, Clock, Emulator, Hook};
+use emulator::{Call, Clock, Emulator, Hook, Identity};
 use http::Request;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
 const USAGE: &str = "\
-emulator serve [--port NUMBER] [--function PATH] [--env NAME=VALUE]... [--fault FAULT]...
+emulator serve [--port NUMBER] [--function PATH] [--env NAME=VALUE]... [--https CA_FILE | --https-pem FILE]
+               [--fault FAULT]...
 
   --port NUMBER       the port on 127.0.0.1 (default 7878; 0: a free one)
   --function PATH     the function's executable, which RotateSecret runs: target/debug/kosli-key-rotation
                       (default: wait for a function that somebody else starts, in a debugger for example)
   --env NAME=VALUE    a variable of the function, such as KOSLI_GRACE_PERIOD_HOURS=1; may be repeated
+  --https CA_FILE     HTTPS as well, on a free port, for localhost and 127.0.0.1, with a certificate made up at each start;
+                      CA_FILE is written: the authority that clients are to trust (SSL_CERT_FILE=CA_FILE)
+  --https-pem FILE    the same with the certificates and the private key of a PEM file
   --fault FAULT       what goes wrong, such as rotate#1=drop-after or PutSecretValue#1..3=error-before:503; may be
                       repeated. `curl http://127.0.0.1:7878/_emulator` lists all faults and what else can be done.";
 
@@ -37,7 +41,17 @@ struct Options {
     port: u16,
     function: Option<PathBuf>,
     environment: Vec<(String, String)>,
+    https: Option<Https>,
     faults: Vec<Rule>,
+}
+
+/// Whose certificate is shown.
+#[derive(Debug)]
+enum Https {
+    /// One that is made up; its authority is written to this file.
+    MadeUp(PathBuf),
+    /// The one in this file.
+    Pem(PathBuf),
 }
 
 /// Serves until it is interrupted. The error is a text for the person who has typed the command.
@@ -55,6 +69,9 @@ pub(crate) async fn run(arguments: &[&str]) -> Result<(), String> {
         )
     })?;
     seed(&emulator)?;
+    if let Some(https) = &options.https {
+        listen_with_tls(&emulator, https).await?;
+    }
     options.faults.iter().for_each(|rule| emulator.faults().add(rule.clone()));
     let function = Function {
         environment: options.environment.clone(),
@@ -88,10 +105,11 @@ pub(crate) async fn stay_up(emulator: Emulator, address: SocketAddr, function: F
 
 impl Options {
     fn parse(arguments: &[&str]) -> Result<Self, String> {
-        let mut options = Self { port: DEFAULT_PORT, function: None, environment: Vec::new(), faults: Vec::new() };
+        let mut options =
+            Self { port: DEFAULT_PORT, function: None, environment: Vec::new(), https: None, faults: Vec::new() };
         let mut arguments = arguments.iter();
         while let Some(&name) = arguments.next() {
-            if !["--port", "--function", "--env", "--fault"].contains(&name) {
+            if !["--port", "--function", "--env", "--https", "--https-pem", "--fault"].contains(&name) {
                 return Err(format!("\"{name}\" is not an option of serve.\n\n{USAGE}"));
             }
             let value = *arguments.next().ok_or_else(|| format!("{name} needs a value.\n\n{USAGE}"))?;
@@ -108,11 +126,31 @@ impl Options {
                         })?;
                     options.environment.push((name.to_owned(), value.to_owned()));
                 }
+                "--https" => options.https = Some(Https::MadeUp(value.into())),
+                "--https-pem" => options.https = Some(Https::Pem(value.into())),
                 _ => options.faults.push(value.parse().map_err(|error| format!("--fault: {error}"))?),
             }
         }
         Ok(options)
     }
+}
+
+async fn listen_with_tls(emulator: &Emulator, https: &Https) -> Result<(), String> {
+    let (identity, trust) = match https {
+        Https::MadeUp(file) => {
+            let (identity, authority) = Identity::made_up().map_err(|error| format!("--https: {error}"))?;
+            std::fs::write(file, authority).map_err(|error| format!("--https: {}: {error}", file.display()))?;
+            (identity, format!(" to who is started with SSL_CERT_FILE={}", file.display()))
+        }
+        Https::Pem(file) => {
+            let identity =
+                Identity::from_pem(file).map_err(|error| format!("--https-pem: {}: {error}", file.display()))?;
+            (identity, String::new())
+        }
+    };
+    let address = emulator.listen_with_tls("serve", 0, &identity).await.map_err(|error| error.to_string())?;
+    println!("Secrets Manager and Kosli listen on https://{address} and https://localhost:{}{trust}.", address.port());
+    Ok(())
 }
 
 /// A mistyped path is found now, not when the first rotation fails.

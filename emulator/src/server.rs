@@ -29,9 +29,12 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 pub use self::call::{Call, Service};
 pub(crate) use self::reply::json;
@@ -42,6 +45,7 @@ use crate::faults::{Effect, Fault, FaultPlan};
 use crate::kosli::Kosli;
 use crate::runtime_api::{self, Environment};
 use crate::secrets_manager::SecretsManager;
+use crate::tls::Identity;
 
 /// A future whose type is not named.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -132,7 +136,14 @@ impl Emulator {
     ///
     /// Calls that come through this port carry `tag`: this is how executions are told apart.
     pub async fn listen(&self, tag: &str, port: u16) -> io::Result<SocketAddr> {
-        let (address, _) = self.listen_for(tag, port, self.0.environment.clone()).await?;
+        let (address, _) = self.listen_for(tag, port, self.0.environment.clone(), None).await?;
+        Ok(address)
+    }
+
+    /// The same over HTTPS. The address stands for `https://127.0.0.1` and for `https://localhost` with its port.
+    pub async fn listen_with_tls(&self, tag: &str, port: u16, identity: &Identity) -> io::Result<SocketAddr> {
+        let acceptor = Some(identity.acceptor());
+        let (address, _) = self.listen_for(tag, port, self.0.environment.clone(), acceptor).await?;
         Ok(address)
     }
 
@@ -142,6 +153,7 @@ impl Emulator {
         tag: &str,
         port: u16,
         environment: Arc<Environment>,
+        tls: Option<TlsAcceptor>,
     ) -> io::Result<(SocketAddr, AbortHandle)> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
         let address = listener.local_addr()?;
@@ -150,7 +162,7 @@ impl Emulator {
         let accepting = tokio::spawn(async move {
             loop {
                 match listener.accept().await {
-                    Ok((stream, _)) => drop(tokio::spawn(emulator.clone().serve(port.clone(), stream))),
+                    Ok((stream, _)) => drop(tokio::spawn(emulator.clone().accept(port.clone(), tls.clone(), stream))),
                     // Out of file descriptors, most likely: others have to close theirs first.
                     Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
                 }
@@ -252,10 +264,22 @@ impl Emulator {
         state
     }
 
-    /// Serves one connection.
-    async fn serve(self, port: Port, stream: TcpStream) {
+    /// Serves one connection, after its handshake if it has one.
+    async fn accept(self, port: Port, tls: Option<TlsAcceptor>, stream: TcpStream) {
         // Answers are small and written at once: waiting for more would only add forty milliseconds.
         let _ = stream.set_nodelay(true);
+        match tls {
+            None => self.serve(port, stream).await,
+            Some(tls) => {
+                // A client that does not trust the certificate says so itself.
+                if let Ok(stream) = tls.accept(stream).await {
+                    self.serve(port, stream).await;
+                }
+            }
+        }
+    }
+
+    async fn serve(self, port: Port, stream: impl Stream) {
         let generation = AtomicU64::new(0);
         let service = service_fn(|request| {
             let known = generation.swap(*self.0.generation.borrow(), Ordering::SeqCst);
@@ -266,12 +290,15 @@ impl Emulator {
             .auto_date_header(false)
             .serve_connection(TokioIo::new(stream), service);
         let ended = poll_fn(|context| connection.poll_without_shutdown(context)).await;
-        let stream = connection.into_parts().io.into_inner();
+        let mut stream = connection.into_parts().io.into_inner();
         // A reset instead of a farewell, where no answer is on its way any more: this is what a dropped connection looks
         // like, and it leaves no socket in TIME_WAIT, neither here nor at a client that has closed first. Otherwise long
         // test runs would use up all port numbers.
-        if ended.is_err() || stream.try_read(&mut [0]).is_ok_and(|read| read == 0) {
-            let _ = stream.set_zero_linger();
+        if ended.is_err() || stream.socket().try_read(&mut [0]).is_ok_and(|read| read == 0) {
+            let _ = stream.socket().set_zero_linger();
+        } else {
+            // TLS has a farewell of its own, without which an answer counts as cut short.
+            let _ = stream.shutdown().await;
         }
     }
 
@@ -525,6 +552,23 @@ fn misdirected(request: &Request<Bytes>) -> Option<String> {
 async fn quiet_rounds() {
     for _ in 0..QUIET_ROUNDS {
         tokio::task::yield_now().await;
+    }
+}
+
+/// What a connection's bytes come through, and the socket below it.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
+    fn socket(&self) -> &TcpStream;
+}
+
+impl Stream for TcpStream {
+    fn socket(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Stream for TlsStream<TcpStream> {
+    fn socket(&self) -> &TcpStream {
+        self.get_ref().0
     }
 }
 

@@ -121,6 +121,8 @@ async fn serve_explains_its_options() {
         (vec!["serve", "--port"], "--port needs a value."),
         (vec!["serve", "--port", "many"], "--port takes a number from 0 to 65535, not \"many\""),
         (vec!["serve", "--function", "no/such/file"], "there is no file no/such/file"),
+        (vec!["serve", "--https", "no/such/folder/authority.pem"], "--https: no/such/folder/authority.pem: "),
+        (vec!["serve", "--https-pem", "no/such/file"], "--https-pem: no/such/file: "),
         (vec!["serve", "--env", "X"], "--env takes NAME=VALUE"),
         (vec!["serve", "--fault", "rotate"], "--fault: \"rotate\" names no fault"),
     ] {

@@ -122,7 +122,7 @@ impl Execution {
             process.ended().await;
         }
         let environment = Arc::new(Environment::default());
-        let (address, port) = self.emulator.listen_for(&self.tag, 0, environment.clone()).await?;
+        let (address, port) = self.emulator.listen_for(&self.tag, 0, environment.clone(), None).await?;
         let process = Arc::new(self.start(address, environment, port)?);
         *lock(&self.process) = Some(process.clone());
         Ok(process)
