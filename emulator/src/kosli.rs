@@ -26,9 +26,10 @@ pub use self::request::Operation;
 use self::request::{KeyRequest, Route, presented_key};
 pub use self::switches::{
     ErrorBody, ExpiresAt, GetInGrace, InvalidStatus, KeyField, KeyManagers, LastUsedAt, ListInGrace, ListShape, Never,
-    RateLimit, RightsInGrace, RotateInGrace, RotateStatus, SuccessorId, Switches, Timestamps,
+    Quota, RateLimit, RightsInGrace, RotateInGrace, RotateStatus, SuccessorId, Switches, Timestamps,
 };
 use crate::clock::Clock;
+use crate::quota::LastSecond;
 
 mod answer;
 mod key;
@@ -51,6 +52,7 @@ pub struct Kosli {
     keys: Vec<Key>,
     /// How many requests have come, for the rate limit.
     requests: usize,
+    admitted: LastSecond,
 }
 
 /// A service account's role in its organization.
@@ -77,6 +79,7 @@ impl Kosli {
             accounts: BTreeMap::new(),
             keys: Vec::new(),
             requests: 0,
+            admitted: LastSecond::default(),
         }
     }
 
@@ -183,7 +186,13 @@ impl Kosli {
         self.requests += 1;
         match self.switches.rate_limit {
             Some(limit) if limit.every > 0 && self.requests.is_multiple_of(limit.every) => {
-                Err(Refusal::rate_limited(limit.retry_after))
+                return Err(Refusal::rate_limited(limit.retry_after));
+            }
+            _ => {}
+        }
+        match self.switches.quota {
+            Some(quota) if !self.admitted.admits(quota.per_second, self.clock.now()) => {
+                Err(Refusal::rate_limited(quota.retry_after))
             }
             _ => Ok(()),
         }

@@ -18,6 +18,7 @@ mod control;
 pub mod demo;
 pub mod faults;
 pub mod kosli;
+mod quota;
 pub mod rotation;
 pub mod runtime_api;
 pub mod secrets_manager;

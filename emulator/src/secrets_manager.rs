@@ -22,6 +22,7 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 
 use crate::clock::Clock;
+use crate::quota::LastSecond;
 use model::{Past, Until};
 use wire::{Answer, Error, parse};
 
@@ -45,6 +46,8 @@ pub struct SecretsManager {
     /// Rotations that have begun since [`SecretsManager::take_rotations`] was last called.
     begun: Vec<RotationRequest>,
     random: fastrand::Rng,
+    /// Writes that count towards [`Switches::writes_per_second`].
+    written: LastSecond,
 }
 
 /// What AWS does not document, or has been seen to do both ways.
@@ -60,6 +63,9 @@ pub struct Switches {
     /// The functions that Secrets Manager may invoke: `RotateSecret` refuses every other one, as AWS does when the
     /// function does not exist or its policy does not name the service. By default every function may be invoked.
     pub functions: Option<BTreeSet<String>>,
+    /// How many values may be stored and labels moved in any one second, in the whole account: 50 on AWS ("AWS Secrets
+    /// Manager quotas" in its user guide). `None`: no limit.
+    pub writes_per_second: Option<usize>,
 }
 
 /// See [`Switches::pending_label`].
@@ -115,6 +121,7 @@ impl SecretsManager {
             staleness: Staleness::None,
             begun: Vec::new(),
             random: fastrand::Rng::new(),
+            written: LastSecond::default(),
         }
     }
 
@@ -150,8 +157,10 @@ impl SecretsManager {
             let message = "Request is missing Authentication Token".to_owned();
             return Err(Error { kind: "MissingAuthenticationTokenException", message });
         }
+        let operation = Self::operation(request).unwrap_or_default();
+        self.limit_writes(operation)?;
         let body = request.body();
-        match Self::operation(request).unwrap_or_default() {
+        match operation {
             "CreateSecret" => self.create_secret(parse(body)?),
             "DescribeSecret" => self.describe_secret(&parse(body)?),
             "GetSecretValue" => self.get_secret_value(&parse(body)?),
@@ -170,6 +179,16 @@ impl SecretsManager {
                 kind: "UnknownOperationException",
                 message: "The emulator does not know this operation".into(),
             }),
+        }
+    }
+
+    fn limit_writes(&mut self, operation: &str) -> Result<(), Error> {
+        let counts = ["PutSecretValue", "UpdateSecret", "UpdateSecretVersionStage"].contains(&operation);
+        match self.switches.writes_per_second.filter(|_| counts) {
+            Some(most) if !self.written.admits(most, self.clock.now()) => {
+                Err(Error { kind: "ThrottlingException", message: "Rate exceeded".to_owned() })
+            }
+            _ => Ok(()),
         }
     }
 

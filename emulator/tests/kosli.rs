@@ -8,8 +8,8 @@ use bytes::Bytes;
 use emulator::clock::Clock;
 use emulator::kosli::{
     ErrorBody, ExpiresAt, GetInGrace, InvalidStatus, Key, KeyField, KeyManagers, Kosli, LastUsedAt, ListInGrace,
-    ListShape, MintedBy, Never, Operation, RateLimit, RightsInGrace, Role, RotateInGrace, RotateStatus, SuccessorId,
-    Switches, Timestamps,
+    ListShape, MintedBy, Never, Operation, Quota, RateLimit, RightsInGrace, Role, RotateInGrace, RotateStatus,
+    SuccessorId, Switches, Timestamps,
 };
 use http::{Method, Request, Response};
 use serde_json::{Value, json};
@@ -567,6 +567,29 @@ fn switch_rate_limit() {
         let response = world.kosli.handle(&request);
         assert_eq!(response.status(), 429);
         assert_eq!(response.headers().get("retry-after").map(|value| value.to_str().expect("text")), header);
+    }
+}
+
+#[test]
+fn switch_quota() {
+    for (retry_after, header) in [(None, None), (Some(Duration::from_secs(5)), Some("5"))] {
+        let quota = Some(Quota { per_second: 2, retry_after });
+        let mut world = World::with(Switches { quota, ..Switches::default() });
+        let (id, key) = (world.id.clone(), world.key.clone());
+        let half = Duration::from_millis(500);
+        assert_eq!(world.verify(&key), 200);
+        world.clock.advance(half);
+        assert_eq!(world.verify(&key), 200);
+        assert_eq!(world.rotate(&id, json!({})).0, 429);
+        assert_eq!(world.find(&key).grace_ends_at, None);
+        let request = Request::get(ENVIRONMENTS).body(Bytes::new()).expect("a valid request");
+        let response = world.kosli.handle(&request);
+        assert_eq!(response.status(), 429);
+        assert_eq!(response.headers().get("retry-after").map(|value| value.to_str().expect("text")), header);
+        // The first of the two is a second old now; those that were refused do not count.
+        world.clock.advance(half);
+        assert_eq!(world.verify(&key), 200);
+        assert_eq!(world.verify(&key), 429);
     }
 }
 

@@ -522,6 +522,22 @@ fn stale_for_a_time() {
     assert_eq!(read(&mut aws, "AWSCURRENT").unwrap(), "second");
 }
 
+/// Values and labels share one quota; reads have none here.
+#[test]
+fn quota_of_writes() {
+    let mut aws = with_secret();
+    aws.service.switches.writes_per_second = Some(2);
+    put(&mut aws, 2, "second", &["AWSPENDING"]).unwrap();
+    aws.promote(1, 2);
+    let throttled = refusal("ThrottlingException", "Rate exceeded");
+    assert_eq!(put(&mut aws, 3, "third", &["AWSPENDING"]).unwrap_err(), throttled);
+    assert_eq!(move_label(&mut aws, "AWSPENDING", Some(2), None).unwrap_err(), throttled);
+    assert_eq!(aws.labels(), "1: AWSPREVIOUS, 2: AWSCURRENT+AWSPENDING");
+    assert_eq!(read(&mut aws, "AWSCURRENT").unwrap(), "second");
+    aws.advance(1);
+    put(&mut aws, 3, "third", &["AWSPENDING"]).unwrap();
+}
+
 #[test]
 fn writes_and_lists_are_never_stale() {
     let mut aws = with_secret();

@@ -19,6 +19,8 @@ pub struct Switches {
     pub key_managers: KeyManagers,
     /// Refuses some requests with 429. `None`: no limit.
     pub rate_limit: Option<RateLimit>,
+    /// Refuses requests with 429 that come too fast. `None`: no limit.
+    pub quota: Option<Quota>,
     /// How many live keys an account may have, those in their grace period included. `None`: no limit.
     pub key_limit: Option<usize>,
     /// How long a minted key is refused before it is accepted everywhere. Keys of the set-up are accepted at once.
@@ -173,6 +175,15 @@ pub enum KeyManagers {
 pub struct RateLimit {
     /// Which requests: 3 is the third, the sixth, and so on. Zero limits nothing.
     pub every: usize,
+    /// What `Retry-After` says, in whole seconds. `None`: the header is left out.
+    pub retry_after: Option<Duration>,
+}
+
+/// In any one second on the clock, at most so many requests are answered; one more is answered 429 and has no effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// How many requests, of all callers together.
+    pub per_second: usize,
     /// What `Retry-After` says, in whole seconds. `None`: the header is left out.
     pub retry_after: Option<Duration>,
 }
