@@ -52,6 +52,10 @@ pub const DAY: Duration = Duration::from_secs(86_400);
 /// Lambda's time-out of the function, as in the template.
 pub const TIMEOUT: Duration = Duration::from_secs(90);
 
+/// No invocation makes as many calls as this, whatever befalls them. One that does repeats something blindly, and would go on
+/// for ever, since no time passes where nobody waits.
+const MOST_CALLS: usize = 100;
+
 /// When every case begins.
 pub fn start() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_800_000_000)
@@ -204,8 +208,7 @@ pub struct Probe {
     /// Faults that go on: the operation, what befalls it, and until when.
     lasting: Mutex<Vec<(String, Fault, SystemTime)>>,
     count: AtomicUsize,
-    /// By tag: a notification that ends an execution.
-    kills: Vec<(String, Arc<Notify>)>,
+    leashes: Vec<Leash>,
     violations: Mutex<Vec<String>>,
     /// Whether the current key is expected to be alive at all.
     pub current_is_alive: std::sync::atomic::AtomicBool,
@@ -213,6 +216,20 @@ pub struct Probe {
     pub pending_is_safe: std::sync::atomic::AtomicBool,
     /// Puts the calls of two executions into an order; `None`: they come as they come.
     gate: Mutex<Option<Arc<dyn Gate>>>,
+}
+
+/// What ends the invocation that an execution environment is at.
+struct Leash {
+    tag: String,
+    kill: Notify,
+    /// How many calls the invocation has made.
+    calls: AtomicUsize,
+}
+
+impl Leash {
+    fn of(execution: &Execution) -> Self {
+        Self { tag: execution.tag.clone(), kill: Notify::new(), calls: AtomicUsize::new(0) }
+    }
 }
 
 /// Decides when a call may go on.
@@ -228,6 +245,7 @@ impl Hook for Probe {
                 gate.pass(call).await;
             }
             let number = self.count.fetch_add(1, Ordering::SeqCst) + 1;
+            self.leash(call);
             let now = self.emulator.clock().now();
             if let Some((fault, lasts)) = self.faults.lock().unwrap().remove(&number) {
                 self.lasting.lock().unwrap().push((call.operation.clone(), fault.clone(), now + lasts));
@@ -250,10 +268,8 @@ impl Hook for Probe {
     }
 
     fn kill(&self, call: &Call) {
-        for (tag, kill) in &self.kills {
-            if *tag == call.tag {
-                kill.notify_one();
-            }
+        for leash in self.leashes.iter().filter(|leash| leash.tag == call.tag) {
+            leash.kill.notify_one();
         }
     }
 }
@@ -300,6 +316,15 @@ impl Probe {
             }
         });
         self.violations.lock().unwrap().extend(broken.iter().map(|what| format!("{what}, {when}")));
+    }
+
+    /// Ends an invocation that goes on and on.
+    fn leash(&self, call: &Call) {
+        for leash in self.leashes.iter().filter(|leash| leash.tag == call.tag) {
+            if leash.calls.fetch_add(1, Ordering::SeqCst) == MOST_CALLS {
+                leash.kill.notify_one();
+            }
+        }
     }
 
     /// Lets a fault befall the call with this number, counted from one, and the calls of the same operation for as long
@@ -425,7 +450,7 @@ impl World {
             first_of: Mutex::default(),
             lasting: Mutex::default(),
             count: AtomicUsize::new(0),
-            kills: executions.iter().map(|execution| (execution.tag.clone(), Arc::default())).collect(),
+            leashes: executions.iter().map(Leash::of).collect(),
             violations: Mutex::default(),
             current_is_alive: true.into(),
             pending_is_safe: true.into(),
@@ -537,18 +562,29 @@ impl World {
         let clock = self.emulator.clock();
         let deadline = clock.now() + timeout;
         let context = LambdaContext { request_id: "made-up", deadline, function_arn: FUNCTION };
-        let killed = &self.probe.kills[execution].1;
-        let died = |how: &str| {
-            Err(FunctionError { error_type: format!("Runtime.{how}"), error_message: format!("the process was {how}") })
+        let leash = &self.probe.leashes[execution];
+        leash.calls.store(0, Ordering::SeqCst);
+        let died = |kind: &str, what: &str| {
+            Err(FunctionError { error_type: format!("Runtime.{kind}"), error_message: what.to_owned() })
+        };
+        // No fault excuses these two: every call has a time-out, every retry a bound, and all of it ends before the deadline.
+        let broken = |kind: &str, what: String| {
+            self.probe.violations.lock().unwrap().push(format!("I7: {what}, at {event}"));
+            died(kind, &what)
         };
         tokio::select! {
             biased;
-            () = killed.notified() => died("killed"),
+            () = leash.kill.notified() => match leash.calls.load(Ordering::SeqCst) {
+                0..=MOST_CALLS => died("killed", "the process was killed"),
+                _ => broken("endless", format!("one invocation made {MOST_CALLS} calls, and went on")),
+            },
             answer = function.handle(event, context) => answer.map_err(|error| FunctionError {
                 error_type: error.kind().word().to_owned(),
                 error_message: error.to_string(),
             }),
-            () = clock.timer(timeout) => died("timed out"),
+            () = clock.timer(timeout) => {
+                broken("timeout", format!("one invocation was at work after all of its {} s", timeout.as_secs()))
+            }
         }
     }
 
