@@ -150,13 +150,12 @@ impl Search {
                         turnstile.pass(node.chosen);
                         depth += 1;
                     }
-                    [Some(alone), None] => {
-                        asleep.retain(|_| false);
-                        let _ = alone;
+                    [Some(_), None] => {
+                        asleep.clear();
                         turnstile.pass(0);
                     }
                     [None, Some(_)] => {
-                        asleep.retain(|_| false);
+                        asleep.clear();
                         turnstile.pass(1);
                     }
                     [None, None] => tokio::task::yield_now().await,
