@@ -136,7 +136,7 @@ fn both(first: &Switches, second: &Switches) -> Switches {
         };
     }
     merged! {
-        successor_id rotate_in_grace list_in_grace get_in_grace rights_in_grace key_managers rate_limit key_limit
+        successor_id rotate_in_grace list_in_grace get_in_grace rights_in_grace key_managers rate_limit quota key_limit
         new_key_refused_for revoked_key_accepted_for list_lag list_shape last_used_at expires_at key_field timestamps never
         rotate_status invalid_status error_body
     }

@@ -663,7 +663,7 @@ impl World {
 
     /// Lets every execution call another Kosli than the emulator's.
     pub fn kosli_at(&mut self, host: &str) {
-        let client = http_client::new(None).unwrap();
+        let client = Connections::new(None).unwrap().client();
         for execution in &mut self.executions {
             execution.kosli = Kosli::new(client.clone(), host.parse().unwrap());
         }
