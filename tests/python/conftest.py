@@ -1,6 +1,7 @@
 """What the tests share: the emulator as a program, Kosli as it plays it, and moto's server."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -63,8 +64,8 @@ class Emulator:
 
     def _endpoint(self):
         assert self.process.poll() is None, self.log.read_text()
-        line = self.log.read_text().partition("\n")[0]
-        return next((word for word in line.split() if word.startswith("http://")), None)
+        found = re.search(r"listen on (http://\S+) ", self.log.read_text())
+        return found and found[1]
 
     def add_key(self, account):
         """Makes a key for a service account of the organization acme: its id and its value."""
