@@ -169,6 +169,9 @@ class Resources(unittest.TestCase):
             ("KosliServiceAccounts", "acme/ci,acme/deploy-*", True),
             ("KosliServiceAccounts", "", False),
             ("KosliServiceAccounts", "acme", False),
+            # The function refuses it too, but only when it is invoked.
+            ("KosliServiceAccounts", "acme/ci;deploy", False),
+            ("KosliServiceAccounts", "acme/ci, acme/deploy_1.x", True),
             ("SecretArns", f"{SECRET},{OTHER_SECRET}", True),
             ("SecretArns", f"{SECRET},", False),
             ("SecretArns", SECRET.removesuffix("-AbCdEf"), False),
