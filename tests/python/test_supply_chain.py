@@ -1,4 +1,5 @@
-"""The function's bill of materials names what Cargo.lock has for it, and what the executable shows of itself."""
+"""No crate of this repository has unsafe code, and the function's bill of materials names what Cargo.lock has for it and what the
+executable shows of itself."""
 
 import json
 import re
@@ -25,6 +26,16 @@ def architecture(request):
 def bill(architecture):
     subprocess.run([PYTHON, ROOT / "scripts/sbom", architecture], check=True, stdin=subprocess.DEVNULL)
     return json.loads((BUILT / f"kosli-key-rotation-{architecture}.cdx.json").read_text())
+
+
+def test_no_crate_may_have_unsafe_code():
+    listed = subprocess.run(["git", "ls-files", "*Cargo.toml"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    manifests = {path: tomllib.loads((ROOT / path).read_text()) for path in listed.split()}
+    assert {"Cargo.toml", "emulator/Cargo.toml", "fuzz/Cargo.toml"} <= manifests.keys()
+    workspace = manifests["Cargo.toml"]["workspace"]["lints"]["rust"]
+    for path, manifest in manifests.items():
+        lints = workspace if manifest["lints"].get("workspace") else manifest["lints"]["rust"]
+        assert lints["unsafe_code"] == "forbid", path
 
 
 def test_every_component_is_a_crate_of_the_lock_file(bill):
