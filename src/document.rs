@@ -9,6 +9,7 @@ use std::ops::Range;
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
+use zeroize::Zeroizing;
 
 use crate::identity::{ApiKey, KeyId};
 
@@ -142,7 +143,6 @@ impl Document {
 
     /// The same value with another key and key id.
     pub fn with_key(&self, key: &ApiKey, id: &KeyId) -> SecretString {
-        let quoted = |text: &str| SecretString::from(serde_json::Value::from(text).to_string());
         if self.shape == Shape::Plain {
             return SecretString::from(key.expose());
         }
@@ -150,13 +150,13 @@ impl Document {
         edits.extend(self.key_id_span.clone().map(|span| (span, quoted(id.as_str()))));
         edits.sort_by_key(|(span, _)| span.start);
         let old = self.text.expose_secret();
-        // Large enough from the start: a buffer that grows leaves unwiped copies behind.
-        let mut new =
-            String::with_capacity(old.len() + edits.iter().map(|(_, text)| text.expose_secret().len()).sum::<usize>());
+        // As large as it will be: a text that grows or shrinks leaves unwiped copies behind.
+        let length = edits.iter().fold(old.len(), |length, (span, text)| length - span.len() + text.len());
+        let mut new = String::with_capacity(length);
         let mut end = 0;
         for (span, text) in &edits {
             new.push_str(&old[end..span.start]);
-            new.push_str(text.expose_secret());
+            new.push_str(text);
             end = span.end;
         }
         new.push_str(&old[end..]);
@@ -174,6 +174,21 @@ impl Document {
         const NEW_KEY_AND_ID: usize = 1_024;
         kept + NEW_KEY_AND_ID <= LARGEST_VALUE
     }
+}
+
+/// A key or an id, which are visible ASCII, as a JSON string.
+fn quoted(text: &str) -> Zeroizing<String> {
+    // Large enough for two quotes, and an escape for every character.
+    let mut json = Zeroizing::new(String::with_capacity(2 * text.len() + 2));
+    json.push('"');
+    for character in text.chars() {
+        if matches!(character, '"' | '\\') {
+            json.push('\\');
+        }
+        json.push(character);
+    }
+    json.push('"');
+    json
 }
 
 impl fmt::Display for Shape {

@@ -16,6 +16,7 @@ use aws_smithy_types::body::SdkBody;
 use reqwest::redirect::Policy;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use zeroize::Zeroizing;
 
 use crate::error::{ErrorKind, RotationError};
 
@@ -172,11 +173,14 @@ impl HttpConnector for Connector {
             if let Some(headers) = answer.headers_mut() {
                 std::mem::swap(headers, response.headers_mut());
             }
-            let body = read_bounded(response, LARGEST_ANSWER).await.map_err(|error| match error {
+            let mut body = read_bounded(response, LARGEST_ANSWER).await.map_err(|error| match error {
                 BodyError::Broken(error) => failure(error),
                 BodyError::TooLarge => ConnectorError::other("the answer is too large".into(), None),
             })?;
-            let answer = answer.body(SdkBody::from(body)).map_err(|error| ConnectorError::other(error.into(), None))?;
+            // From here on it is the SDK's, which frees it and does not wipe it.
+            let answer = answer
+                .body(SdkBody::from(std::mem::take(&mut *body)))
+                .map_err(|error| ConnectorError::other(error.into(), None))?;
             HttpResponse::try_from(answer).map_err(|error| ConnectorError::other(error.into(), None))
         })
     }
@@ -207,15 +211,22 @@ pub enum BodyError {
     TooLarge,
 }
 
-/// Reads a body of at most `limit` bytes.
+/// Reads a body of at most `limit` bytes. There may be a key in it: it is wiped when dropped, and so is what it has outgrown.
 ///
 /// # Errors
 /// See [`BodyError`]; the rest of the body is not read.
-pub async fn read_bounded(mut response: reqwest::Response, limit: usize) -> Result<Vec<u8>, BodyError> {
-    let mut body = Vec::new();
+pub async fn read_bounded(mut response: reqwest::Response, limit: usize) -> Result<Zeroizing<Vec<u8>>, BodyError> {
+    let mut body = Zeroizing::new(Vec::new());
     while let Some(chunk) = response.chunk().await.map_err(BodyError::Broken)? {
-        if body.len() + chunk.len() > limit {
+        let length = body.len() + chunk.len();
+        if length > limit {
             return Err(BodyError::TooLarge);
+        }
+        if length > body.capacity() {
+            // A vector that grows by itself leaves what it has outgrown behind.
+            let mut larger = Zeroizing::new(Vec::with_capacity(length.max(2 * body.capacity())));
+            larger.extend_from_slice(&body);
+            body = larger;
         }
         body.extend_from_slice(&chunk);
     }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use reqwest::header::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
+use zeroize::Zeroizing;
 
 /// A Kosli organization and one of its service accounts; both are valid names.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -138,8 +139,12 @@ impl ApiKey {
     /// The `Authorization` header's value, marked sensitive so that the HTTP client does not print it either.
     pub(crate) fn bearer(&self) -> Option<HeaderValue> {
         // `HeaderValue` copies the text into memory of its own, which is freed but not wiped: out of our hands.
-        let text = SecretString::from(format!("Bearer {}", self.expose()));
-        let mut value = HeaderValue::from_str(text.expose_secret()).ok()?;
+        const SCHEME: &str = "Bearer ";
+        // Large enough from the start: a text that grows leaves unwiped copies behind.
+        let mut text = Zeroizing::new(String::with_capacity(SCHEME.len() + self.expose().len()));
+        text.push_str(SCHEME);
+        text.push_str(self.expose());
+        let mut value = HeaderValue::from_str(&text).ok()?;
         value.set_sensitive(true);
         Some(value)
     }

@@ -12,6 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
+use zeroize::Zeroizing;
 
 use crate::budget::{Budget, Repeatable};
 use crate::clock::from_epoch_seconds;
@@ -286,8 +287,8 @@ impl Caller<'_> {
             let body = match (read_bounded(response, wanted.limit(status)).await, wanted) {
                 (Ok(body), _) => body,
                 // The status says enough.
-                (Err(_), Body::Ignored) => Vec::new(),
-                (Err(_), _) if !status.is_success() => Vec::new(),
+                (Err(_), Body::Ignored) => Zeroizing::default(),
+                (Err(_), _) if !status.is_success() => Zeroizing::default(),
                 (Err(BodyError::Broken(error)), _) => return Err(not_answered(&error)),
                 (Err(BodyError::TooLarge), _) => {
                     return Err(KosliError::Unclear("its answer is too long".to_owned()));
@@ -342,7 +343,7 @@ impl Body {
 }
 
 struct Answer {
-    body: Vec<u8>,
+    body: Zeroizing<Vec<u8>>,
     date: Option<SystemTime>,
 }
 
