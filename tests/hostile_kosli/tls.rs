@@ -205,7 +205,8 @@ async fn tls_before_1_2_and_no_tls_at_all() {
                     assert_eq!(stream.read_u8().await.unwrap(), 0x16, "{name}: a handshake begins");
                     let mut rest = [0; 4];
                     stream.read_exact(&mut rest).await.unwrap();
-                    stream.read_exact(&mut vec![0; usize::from(rest[2]) << 8 | usize::from(rest[3])]).await.unwrap();
+                    let length = u16::from_be_bytes([rest[2], rest[3]]);
+                    stream.read_exact(&mut vec![0; length.into()]).await.unwrap();
                     stream.write_all(&answer).await.unwrap();
                     stream.shutdown().await.unwrap();
                     let mut said = Vec::new();

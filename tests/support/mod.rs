@@ -16,14 +16,18 @@ macro_rules! say {
     }};
 }
 
+mod canary;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_sdk_secretsmanager::config::{BehaviorVersion, Credentials, Region};
+use canary::Canaries;
 use emulator::kosli::{Key, MintedBy, Role, Switches};
 use emulator::rotation::{Event, Retries, step_event};
 use emulator::runtime_api::{FunctionError, Outcome};
@@ -34,9 +38,11 @@ use kosli_key_rotation::clock::{Clock, Wait};
 use kosli_key_rotation::config::Config;
 use kosli_key_rotation::http_client::Connections;
 use kosli_key_rotation::kosli::Kosli;
+use kosli_key_rotation::log;
 use kosli_key_rotation::metrics::Metrics;
 use kosli_key_rotation::rotation::{Function, LambdaContext};
 use kosli_key_rotation::secrets_manager::SecretsManager;
+use lambda_runtime::Diagnostic;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
@@ -80,6 +86,77 @@ impl Clock for EmulatorClock {
     }
 }
 
+thread_local! {
+    /// All that the function has emitted in this thread since the last search, and what must not be in it. `None`: nobody searches.
+    static EMITTED: RefCell<Option<Emitted>> = const { RefCell::new(None) };
+}
+
+#[derive(Default)]
+struct Emitted {
+    text: Vec<u8>,
+    canaries: Canaries,
+    /// What is in no key list and is as secret as a key.
+    rotation_tokens: Vec<String>,
+}
+
+/// Where the function's log, metrics, answers and errors go.
+struct Emit;
+
+impl Write for Emit {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        EMITTED.with_borrow_mut(|emitted| {
+            if let Some(emitted) = emitted {
+                emitted.text.extend_from_slice(bytes);
+            }
+        });
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Has a line that the function has written in another process searched as well.
+pub fn emit(line: &str) {
+    let _ = writeln!(Emit, "{line}");
+}
+
+/// From now on all that the function emits in this thread is kept: its log as it is set up on Lambda, at its most verbose.
+fn keep_what_is_emitted() {
+    static LOG: Once = Once::new();
+    LOG.call_once(|| {
+        let variable = |name: &str| match name {
+            "AWS_LAMBDA_LOG_LEVEL" => Some("TRACE".to_owned()),
+            "AWS_LAMBDA_LOG_FORMAT" => Some("JSON".to_owned()),
+            _ => None,
+        };
+        tracing::subscriber::set_global_default(log::subscriber(variable, || Emit)).unwrap();
+    });
+    EMITTED.with_borrow_mut(|emitted| {
+        emitted.get_or_insert_default();
+    });
+}
+
+/// Looks for every key value that there ever was, and for every rotation token, in all that was emitted since the last search
+/// (promise I5).
+fn search_what_was_emitted(emulator: &Emulator) {
+    let mut secrets: Vec<String> = emulator.with_kosli(|kosli| kosli.keys().map(|key| key.value.clone()).collect());
+    emulator.with_secrets_manager(|service| {
+        let versions = service.secrets().flat_map(|secret| secret.versions.iter());
+        secrets.extend(versions.filter_map(|version| key_in(version.text()?)));
+    });
+    let found = EMITTED.with_borrow_mut(|emitted| {
+        let emitted = emitted.as_mut()?;
+        emitted.canaries.add(secrets.iter().chain(&emitted.rotation_tokens).map(String::as_str));
+        let found = emitted.canaries.find(&emitted.text);
+        emitted.text.clear();
+        emitted.rotation_tokens.clear();
+        found
+    });
+    assert_eq!(found, None, "I5: a key or a rotation token got out");
+}
+
 /// One execution environment of the function: clients of its own, on a port of its own, so that its calls carry its tag.
 #[derive(Clone)]
 pub struct Execution {
@@ -102,6 +179,7 @@ impl Bench {
 
     /// The same, on another clock.
     pub async fn with_clock(executions: usize, clock: emulator::Clock) -> Self {
+        keep_what_is_emitted();
         let emulator = Emulator::new(clock);
         let mut bench = Self { emulator, executions: Vec::new() };
         for number in 0..executions {
@@ -134,6 +212,14 @@ impl Bench {
     /// Begins a new case.
     pub fn world(&self, setting: &Setting) -> World {
         World::new(self, setting)
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            search_what_was_emitted(&self.emulator);
+        }
     }
 }
 
@@ -374,6 +460,8 @@ pub fn key_in(value: &str) -> Option<String> {
 impl World {
     fn new(bench: &Bench, setting: &Setting) -> Self {
         let emulator = bench.emulator.clone();
+        // The end of the case before.
+        search_what_was_emitted(&emulator);
         emulator.reset();
         // Every case of a setting takes the same course: ids, ARNs and attempt bits are the same.
         fastrand::seed(7);
@@ -532,7 +620,11 @@ impl World {
         });
         // A refusal that attempts an earlier rotation again begins one all the same.
         let _ = self.aws("RotateSecret", body);
-        self.emulator.with_secrets_manager(|service| service.take_rotations()).into_iter().next()
+        let rotation = self.emulator.with_secrets_manager(|service| service.take_rotations()).into_iter().next()?;
+        EMITTED.with_borrow_mut(|emitted| {
+            emitted.get_or_insert_default().rotation_tokens.push(rotation.rotation_token.clone());
+        });
+        Some(rotation)
     }
 
     /// Rotates once, as Secrets Manager does: all four steps, the whole process again after a failure.
@@ -578,10 +670,15 @@ impl World {
                 0..=MOST_CALLS => died("killed", "the process was killed"),
                 _ => broken("endless", format!("one invocation made {MOST_CALLS} calls, and went on")),
             },
-            answer = function.handle(event, context) => answer.map_err(|error| FunctionError {
-                error_type: error.kind().word().to_owned(),
-                error_message: error.to_string(),
-            }),
+            answer = function.handle(event, context) => {
+                // What the runtime sends, and what anybody may print.
+                let sent = answer.clone().map_err(Diagnostic::from);
+                emit(&format!("{answer:?} {sent:?}"));
+                answer.map_err(|error| FunctionError {
+                    error_type: error.kind().word().to_owned(),
+                    error_message: error.to_string(),
+                })
+            }
             () = clock.timer(timeout) => {
                 broken("timeout", format!("one invocation was at work after all of its {} s", timeout.as_secs()))
             }
@@ -688,11 +785,7 @@ impl World {
             secrets_manager: secrets_manager.clone(),
             kosli: kosli.clone(),
             clock: Arc::new(EmulatorClock(self.emulator.clone())),
-            metrics: Metrics {
-                function_name: "kosli-key-rotation".to_owned(),
-                level: "INFO".to_owned(),
-                write: |_| {},
-            },
+            metrics: Metrics { function_name: "kosli-key-rotation".to_owned(), level: "INFO".to_owned(), write: emit },
         }
     }
 
@@ -764,7 +857,7 @@ impl World {
 
     /// All that a person needs to see what went wrong.
     pub fn story(&self) -> String {
-        use std::fmt::Write;
+        use std::fmt::Write as _;
         let mut story = String::new();
         for line in self.history.borrow().iter() {
             writeln!(story, "  {line}").unwrap();
