@@ -19,7 +19,7 @@ use emulator::rotation::{Event, Retries};
 use emulator::runtime_api::{Function, FunctionProcess};
 use emulator::secrets_manager::RotationRequest;
 use emulator::{BoxFuture, Call, Clock, Fault, Hook};
-use support::{ADMIN_SECRET, Bench, Probe, Setting, World, token};
+use support::{ADMIN_SECRET, Bench, Probe, Setting, token};
 
 /// At once: what passes between two attempts passes on the emulator's clock.
 const RETRIES: Retries = Retries { attempts: 6, spacing: Duration::ZERO };
