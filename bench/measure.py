@@ -168,7 +168,12 @@ def rows(results):
         return value
 
     def time(what):
-        value = of(lambda results, name: median(results, name, what), 1e-3, "{:.2f}")
+        def read(results, name):
+            if what != "start" and "rotation" not in results[name]:
+                # Its steps do nothing.
+                raise KeyError(what)
+            return median(results, name, what)
+        value = of(read, 1e-3, "{:.2f}")
         return value, (lambda name, other: paired(results, name, other, what))
 
     def count(what):
@@ -182,7 +187,6 @@ def rows(results):
     warm, warm_ratio = time("warm")
 
     def against_python(ratio):
-        # A step of hello's does nothing.
         return lambda name, other: None if other == hello else ratio(name, other)
 
     table = [
