@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
+#[allow(clippy::duplicate_mod, reason = "a test file may have both kinds of worlds, each of which searches")]
 #[path = "../support/canary.rs"]
 mod canary;
 
