@@ -36,6 +36,14 @@ async fn lose_a_key(world: &World) -> RotationRequest {
     rotation
 }
 
+/// Rotates while this befalls it, and asserts that every promise holds and how many keys it took.
+async fn rotate_through(world: &World, rule: &str, retries: Retries, keys: usize) {
+    world.rule(rule);
+    assert_eq!(world.rotate(&second(), retries).await, Event::Succeeded, "{rule}\n{}", world.story());
+    world.assert_completed();
+    assert_chain(world, keys);
+}
+
 /// Asserts that every key but the last was lost, and that each was replaced by rotating it.
 fn assert_chain(world: &World, length: usize) {
     let minted = world.minted();
@@ -72,9 +80,7 @@ fn a_lost_key_is_rotated_and_revoked_by_the_next_attempt() {
     Bench::run(async |bench| {
         for admin in [true, false] {
             let world = bench.world(&Setting { admin, ..Setting::default() });
-            world.rule("rotate#1=kill-after");
-            world.rotate_completely(&second()).await;
-            assert_chain(&world, 2);
+            rotate_through(&world, "rotate#1=kill-after", RETRIES, 2).await;
         }
     });
 }
@@ -116,9 +122,7 @@ fn a_lost_key_is_the_head_of_the_chain_and_no_second_candidate_where_nothing_nam
         for shape in [Shape::WithoutId, Shape::Plain] {
             let world = bench.world(&Setting { shape, strangers: false, ..Setting::default() });
             world.untag("kosli:key-id");
-            world.rule("rotate#1=kill-after");
-            world.rotate_completely(&second()).await;
-            assert_chain(&world, 2);
+            rotate_through(&world, "rotate#1=kill-after", RETRIES, 2).await;
         }
     });
 }
@@ -128,9 +132,7 @@ fn a_chain_of_two_lost_keys_is_rotated_at_its_head() {
     Bench::run(async |bench| {
         for admin in [true, false] {
             let world = bench.world(&Setting { admin, ..Setting::default() });
-            world.rule("rotate#1..2=kill-after");
-            world.rotate_completely(&second()).await;
-            assert_chain(&world, 3);
+            rotate_through(&world, "rotate#1..2=kill-after", RETRIES, 3).await;
         }
     });
 }
@@ -139,10 +141,7 @@ fn a_chain_of_two_lost_keys_is_rotated_at_its_head() {
 fn a_key_that_kosli_names_without_its_value_is_replaced_in_the_same_step() {
     Bench::run(async |bench| {
         let world = bench.world(&Setting::default());
-        world.rule("rotate#1=incomplete");
-        assert_eq!(world.rotate(&second(), ONCE).await, Event::Succeeded, "{}", world.story());
-        world.assert_completed();
-        assert_chain(&world, 2);
+        rotate_through(&world, "rotate#1=incomplete", ONCE, 2).await;
     });
 }
 
@@ -183,10 +182,7 @@ fn a_store_that_is_throttled_is_repeated_and_nothing_is_minted_twice() {
             "PutSecretValue#1=drop-before",
         ] {
             let world = bench.world(&Setting::default());
-            world.rule(rule);
-            assert_eq!(world.rotate(&second(), ONCE).await, Event::Succeeded, "{rule}\n{}", world.story());
-            world.assert_completed();
-            assert_chain(&world, 1);
+            rotate_through(&world, rule, ONCE, 1).await;
         }
     });
 }
@@ -203,10 +199,7 @@ fn a_store_whose_outcome_is_unclear_is_read_back() {
             "PutSecretValue=no-answer-after",
         ] {
             let world = bench.world(&Setting::default());
-            world.rule(rule);
-            assert_eq!(world.rotate(&second(), ONCE).await, Event::Succeeded, "{rule}\n{}", world.story());
-            world.assert_completed();
-            assert_chain(&world, 1);
+            rotate_through(&world, rule, ONCE, 1).await;
         }
     });
 }
@@ -265,10 +258,7 @@ fn time_that_slow_reads_have_used_up_is_not_minted_in() {
 fn a_slow_rotation_is_waited_for_and_not_repeated() {
     Bench::run(async |bench| {
         let world = bench.world(&Setting::default());
-        world.rule("rotate#1=delay:25s");
-        assert_eq!(world.rotate(&second(), ONCE).await, Event::Succeeded, "{}", world.story());
-        world.assert_completed();
-        assert_chain(&world, 1);
+        rotate_through(&world, "rotate#1=delay:25s", ONCE, 1).await;
         assert_eq!(world.count(&["rotate"]), 1);
     });
 }
