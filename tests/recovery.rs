@@ -13,7 +13,7 @@ use emulator::rotation::{Event, Retries, STEPS, step_event};
 use emulator::secrets_manager::{RotationRequest, Staleness};
 use kosli_key_rotation::rotation::LambdaContext;
 use serde_json::{Value, json};
-use support::{Bench, DAY, Setting, Shape, World, done, refused, rfc3339, token};
+use support::{Bench, DAY, HOUR, Setting, Shape, World, done, refused, rfc3339, token};
 
 const RETRIES: Retries = Retries { attempts: 6, spacing: Duration::from_secs(120) };
 
@@ -142,6 +142,76 @@ fn a_key_that_kosli_names_without_its_value_is_replaced_in_the_same_step() {
     Bench::run(async |bench| {
         let world = bench.world(&Setting::default());
         rotate_through(&world, "rotate#1=incomplete", ONCE, 2).await;
+    });
+}
+
+#[test]
+fn a_mint_whose_outcome_is_unclear_is_looked_for_in_the_same_step() {
+    Bench::run(async |bench| {
+        for (rule, keys) in [
+            // It had its effect: what it made is found, and replaced.
+            ("rotate#1=error-after:500", 2),
+            ("rotate#1=drop-after", 2),
+            ("rotate#1=no-answer-after", 2),
+            ("rotate#1=garble", 2),
+            ("rotate#1=truncate", 2),
+            // The client gives up after 30 s, and the effect comes just in time for each of the looks.
+            ("rotate#1=late:31s", 2),
+            ("rotate#1=late:33s", 2),
+            ("rotate#1=late:36s", 2),
+            ("rotate#1=late:40s", 2),
+            // It had none: after the whole wait, the same key is rotated.
+            ("rotate#1=error-before:503", 1),
+            ("rotate#1=drop-before", 1),
+            ("rotate#1=no-answer", 1),
+            ("rotate#1=html:502", 1),
+        ] {
+            for admin in [true, false] {
+                let world = bench.world(&Setting { admin, ..Setting::default() });
+                rotate_through(&world, rule, ONCE, keys).await;
+            }
+        }
+    });
+}
+
+#[test]
+fn a_refusal_after_an_unclear_outcome_is_a_reason_to_look_again() {
+    Bench::run(async |bench| {
+        for rotate_in_grace in [RotateInGrace::NotFound, RotateInGrace::BadRequest, RotateInGrace::Conflict] {
+            // The list shows what the first call has made only after it was looked for, and the second call is refused for it.
+            let switches = Switches { rotate_in_grace, list_lag: Duration::from_secs(15), ..Switches::default() };
+            let world = bench.world(&Setting { switches, ..Setting::default() });
+            rotate_through(&world, "rotate#1=drop-after", ONCE, 2).await;
+        }
+    });
+}
+
+#[test]
+fn a_lost_key_is_replaced_with_the_shortest_grace_period() {
+    Bench::run(async |bench| {
+        let variables = vec![("KOSLI_GRACE_PERIOD_HOURS".to_owned(), "48".to_owned())];
+        let world = bench.world(&Setting { variables, ..Setting::default() });
+        let rotation = lose_a_key(&world).await;
+        world.advance(TAKE_OVER);
+        world.rule("revoke=error-before:503");
+        done(world.step(&rotation, "createSecret").await);
+        let lost = world.minted().remove(0);
+        assert_eq!(lost.grace_ends_at, Some(lost.rotated_at.unwrap() + HOUR));
+        // The current key keeps what it was given.
+        let first = world.kosli_key(&world.first_key);
+        assert_eq!(first.grace_ends_at, Some(first.rotated_at.unwrap() + HOUR * 48));
+    });
+}
+
+#[test]
+fn a_single_401_is_no_death() {
+    Bench::run(async |bench| {
+        for admin in [true, false] {
+            for rule in ["verify#1=refuse:401", "list#1=refuse:401"] {
+                let world = bench.world(&Setting { admin, ..Setting::default() });
+                rotate_through(&world, rule, ONCE, 1).await;
+            }
+        }
     });
 }
 
