@@ -323,6 +323,30 @@ pub trait Gate: Send + Sync {
     fn pass<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, ()>;
 }
 
+/// What somebody else does.
+type Act = Box<dyn FnOnce(&Emulator) + Send>;
+
+/// Somebody else is faster: something happens once, right before a call of this operation.
+struct Meanwhile {
+    operation: &'static str,
+    emulator: Emulator,
+    act: Mutex<Option<Act>>,
+}
+
+impl Gate for Meanwhile {
+    fn pass<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            if call.operation != self.operation {
+                return;
+            }
+            let act = self.act.lock().unwrap().take();
+            if let Some(act) = act {
+                act(&self.emulator);
+            }
+        })
+    }
+}
+
 impl Hook for Probe {
     fn before<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Option<Fault>> {
         Box::pin(async move {
@@ -599,6 +623,16 @@ impl World {
     /// Lets a fault befall calls that are counted from now on, as the emulator's rules say: `rotate#1=drop-after`.
     pub fn rule(&self, rule: &str) {
         self.emulator.faults().add(rule.parse().unwrap());
+    }
+
+    /// Lets something happen once, right before a call of this operation reaches its service.
+    pub fn meanwhile(&self, operation: &'static str, act: impl FnOnce(&Emulator) + Send + 'static) {
+        let act: Act = Box::new(act);
+        self.set_gate(Some(Arc::new(Meanwhile {
+            operation,
+            emulator: self.emulator.clone(),
+            act: Mutex::new(Some(act)),
+        })));
     }
 
     pub fn set_gate(&self, gate: Option<Arc<dyn Gate>>) {
@@ -915,7 +949,8 @@ pub fn version_id(id: &str) -> kosli_key_rotation::event::VersionId {
     }
 }
 
-fn aws(emulator: &Emulator, operation: &str, body: &Value) -> Result<Value, String> {
+/// Calls Secrets Manager as a person does, without being counted.
+pub fn aws(emulator: &Emulator, operation: &str, body: &Value) -> Result<Value, String> {
     let request = Request::post("/")
         .header("x-amz-target", format!("secretsmanager.{operation}"))
         .header("authorization", "AWS4-HMAC-SHA256 made up")

@@ -1,0 +1,250 @@
+//! What somebody else does between two calls of one execution: another execution that is faster, and a person. Not by lucky
+//! timing: it happens right before a call that the scenario names.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail at any line")]
+
+mod support;
+
+use std::time::Duration;
+
+use emulator::Emulator;
+use emulator::kosli::{LastUsedAt, RotateInGrace, Switches};
+use emulator::rotation::{Event, Retries};
+use emulator::secrets_manager::RotationRequest;
+use http::Request;
+use kosli_key_rotation::marker::{Attempt, Mark};
+use serde_json::{Value, json};
+use support::{
+    ACCOUNT, Bench, DAY, DESCRIPTION, HOUR, ORG, Setting, Shape, World, aws, done, refused, token, version_id,
+};
+
+/// One attempt, and no other.
+const ONCE: Retries = Retries { attempts: 1, spacing: Duration::ZERO };
+
+fn second() -> String {
+    token("second", 0)
+}
+
+/// Runs the steps up to the promotion.
+async fn until_finish(world: &World) -> RotationRequest {
+    let rotation = world.begin_rotation(&second()).unwrap();
+    for step in ["createSecret", "setSecret", "testSecret"] {
+        done(world.step(&rotation, step).await);
+    }
+    rotation
+}
+
+/// Another execution makes a key of its own and stores it under `AWSPENDING`; `named`: the value names the key's id.
+fn a_twin_stores(arn: String, named: bool) -> impl FnOnce(&Emulator) + Send + 'static {
+    move |emulator| {
+        let now = emulator.clock().now();
+        let (id, value) =
+            emulator.with_kosli(|kosli| kosli.add_key(ORG, ACCOUNT, DESCRIPTION, now, Some(now + DAY * 90)));
+        let mut value = json!({"org": ORG, "service_account": ACCOUNT, "api_key": value});
+        if named {
+            value["key_id"] = id.into();
+        }
+        let body = json!({"SecretId": arn, "SecretString": value.to_string(), "ClientRequestToken": second(),
+                          "VersionStages": ["AWSPENDING"]});
+        aws(emulator, "PutSecretValue", &body).unwrap();
+    }
+}
+
+#[test]
+fn a_value_that_another_execution_stores_before_the_mint_is_taken_and_nothing_is_minted() {
+    Bench::run(async |bench| {
+        for operation in ["list", "verify"] {
+            let world = bench.world(&Setting::default());
+            let rotation = world.begin_rotation(&second()).unwrap();
+            world.meanwhile(operation, a_twin_stores(world.arn.clone(), true));
+            let answer = done(world.step(&rotation, "createSecret").await);
+            assert_eq!(answer["outcome"], "already created");
+            assert!(world.minted().is_empty(), "{}", world.story());
+            assert_eq!(answer["key_id"], json!(world.key("AWSPENDING").unwrap().id));
+            assert_eq!(world.drive(&rotation, ONCE).await, Event::Succeeded, "{}", world.story());
+            world.assert_kept();
+        }
+    });
+}
+
+#[test]
+fn a_key_that_another_execution_makes_superfluous_is_revoked_before_the_step_ends() {
+    Bench::run(async |bench| {
+        for admin in [true, false] {
+            let world = bench.world(&Setting { admin, ..Setting::default() });
+            let rotation = world.begin_rotation(&second()).unwrap();
+            world.meanwhile("PutSecretValue", a_twin_stores(world.arn.clone(), true));
+            assert_eq!(done(world.step(&rotation, "createSecret").await)["outcome"], "already created");
+            let minted = world.minted();
+            assert_eq!(minted.len(), 1);
+            assert!(minted[0].revoked_at.is_some(), "{}", world.story());
+            assert_eq!(world.drive(&rotation, ONCE).await, Event::Succeeded, "{}", world.story());
+            world.assert_completed();
+        }
+    });
+}
+
+#[test]
+fn where_the_other_executions_value_names_no_key_id_the_superfluous_key_is_left_to_the_sweep() {
+    Bench::run(async |bench| {
+        let world = bench.world(&Setting::default());
+        let rotation = world.begin_rotation(&second()).unwrap();
+        world.meanwhile("PutSecretValue", a_twin_stores(world.arn.clone(), false));
+        assert_eq!(done(world.step(&rotation, "createSecret").await)["outcome"], "already created");
+        // Nothing says that it is not this very key that the value came from.
+        let superfluous = world.minted().remove(0).id;
+        assert!(world.lives(&superfluous));
+        assert_eq!(world.drive(&rotation, ONCE).await, Event::Succeeded, "{}", world.story());
+        assert!(!world.lives(&superfluous));
+        world.assert_completed();
+    });
+}
+
+#[test]
+fn a_refusal_because_another_execution_has_rotated_is_no_answer() {
+    Bench::run(async |bench| {
+        for rotate_in_grace in [RotateInGrace::NotFound, RotateInGrace::BadRequest, RotateInGrace::Conflict] {
+            let switches = Switches { rotate_in_grace, ..Switches::default() };
+            let world = bench.world(&Setting { switches, ..Setting::default() });
+            let rotation = world.begin_rotation(&second()).unwrap();
+            let (key, arn) = (world.first_key.clone(), world.arn.clone());
+            let value = world.kosli_key(&key).value;
+            world.meanwhile("rotate", move |emulator| {
+                let mark = Mark::of(&arn, &version_id(&token("first", 0)));
+                let expires_at = mark.expires_at(Attempt::fresh(&[]), emulator.clock().now(), DAY * 300);
+                let path = format!("/api/v2/service-accounts/{ORG}/{ACCOUNT}/api-keys/{key}/rotate");
+                let body = json!({"grace_period_hours": 24, "expires_at": expires_at}).to_string();
+                let request =
+                    Request::post(path).header("authorization", format!("Bearer {value}")).body(body.into()).unwrap();
+                assert!(emulator.with_kosli(|kosli| kosli.handle(&request)).status().is_success());
+            });
+            // The other execution may be about to store its key.
+            refused(world.step(&rotation, "createSecret").await, "TwinExecution");
+            assert_eq!(world.minted().len(), 1, "{}", world.story());
+            world.advance(Duration::from_secs(105));
+            assert_eq!(world.drive(&rotation, ONCE).await, Event::Succeeded, "{}", world.story());
+            world.assert_completed();
+        }
+    });
+}
+
+#[test]
+fn a_current_version_that_a_person_makes_while_the_label_moves_stays_current() {
+    Bench::run(async |bench| {
+        let world = bench.world(&Setting::default());
+        let rotation = until_finish(&world).await;
+        let mut fields: Value = serde_json::from_str(&world.value("AWSCURRENT").unwrap()).unwrap();
+        fields["note"] = "edited".into();
+        let (edited, arn) = (fields.to_string(), world.arn.clone());
+        world.meanwhile("UpdateSecretVersionStage", move |emulator| {
+            let body = json!({"SecretId": arn, "SecretString": edited, "ClientRequestToken": token("hand", 0)});
+            aws(emulator, "PutSecretValue", &body).unwrap();
+        });
+        let message = refused(world.step(&rotation, "finishSecret").await, "CurrentMoved");
+        assert!(message.contains(&token("hand", 0)), "{message}");
+        assert_eq!(world.value("AWSCURRENT"), Some(fields.to_string()));
+        assert_eq!(world.count(&["UpdateSecretVersionStage"]), 1);
+        assert_eq!(world.count(&["revoke"]), 0);
+        world.assert_kept();
+    });
+}
+
+#[test]
+fn a_current_label_that_a_person_moves_while_it_is_read_is_read_again() {
+    Bench::run(async |bench| {
+        let world = bench.world(&Setting::default());
+        let value = world.value("AWSCURRENT").unwrap();
+        world.put(&value.replace("ours", "edited"), &token("hand", 0));
+        let rotation = world.begin_rotation(&second()).unwrap();
+        let back = json!({"SecretId": world.arn, "VersionStage": "AWSCURRENT", "MoveToVersionId": token("first", 0),
+                          "RemoveFromVersionId": token("hand", 0)});
+        world.meanwhile("GetSecretValue", move |emulator| {
+            aws(emulator, "UpdateSecretVersionStage", &back).unwrap();
+        });
+        done(world.step(&rotation, "createSecret").await);
+        assert!(world.value("AWSPENDING").unwrap().contains("ours"));
+        assert_eq!(world.drive(&rotation, ONCE).await, Event::Succeeded, "{}", world.story());
+        world.assert_completed();
+    });
+}
+
+#[test]
+fn the_label_moves_once_whatever_becomes_of_the_answer() {
+    Bench::run(async |bench| {
+        for (rule, calls, error) in [
+            ("UpdateSecretVersionStage#1=delay:1s", 1, None),
+            ("UpdateSecretVersionStage#1..3=refuse:400:ThrottlingException", 4, None),
+            ("UpdateSecretVersionStage#1..3=error-before:500", 4, None),
+            ("UpdateSecretVersionStage#1=drop-before", 2, None),
+            // It has moved, and the labels say so.
+            ("UpdateSecretVersionStage=drop-after", 1, None),
+            ("UpdateSecretVersionStage=error-after:500", 1, None),
+            ("UpdateSecretVersionStage=no-answer-after", 1, None),
+            ("UpdateSecretVersionStage=garble", 1, None),
+            ("UpdateSecretVersionStage=refuse:400:ThrottlingException", 4, Some("SecretsManagerRefused")),
+            ("UpdateSecretVersionStage=error-before:500", 4, Some("SecretsManagerUnavailable")),
+            ("UpdateSecretVersionStage=refuse:400:AccessDeniedException", 1, Some("SecretsManagerRefused")),
+        ] {
+            let world = bench.world(&Setting::default());
+            let rotation = until_finish(&world).await;
+            world.rule(rule);
+            let begin = world.emulator.clock().now();
+            let outcome = world.step(&rotation, "finishSecret").await;
+            assert_eq!(world.count(&["UpdateSecretVersionStage"]), calls, "{rule}\n{}", world.story());
+            if let Some(error) = error {
+                refused(outcome, error);
+                assert_eq!(world.key("AWSCURRENT").unwrap().id, world.first_key);
+                assert_eq!(world.count(&["revoke"]), 0);
+                world.assert_kept();
+                world.emulator.faults().clear();
+                assert_eq!(world.drive(&rotation, ONCE).await, Event::Succeeded, "{rule}\n{}", world.story());
+            } else {
+                assert_eq!(done(outcome)["outcome"], "promoted");
+                // Taking AWSPENDING off is Secrets Manager's.
+                assert_eq!(world.value("AWSPENDING"), world.value("AWSCURRENT"), "{}", world.story());
+            }
+            if calls == 4 {
+                // The pauses grow, and it is left alone for three seconds in all.
+                let waited = world.emulator.clock().now().duration_since(begin).unwrap();
+                assert!(waited >= Duration::from_secs(3), "{rule}: {waited:?}");
+            }
+            world.assert_completed();
+        }
+    });
+}
+
+#[test]
+fn a_key_that_a_version_holds_is_not_lost_although_kosli_never_says_that_it_was_used() {
+    Bench::run(async |bench| {
+        for shape in [Shape::ApiKey, Shape::Plain] {
+            let switches = Switches { last_used_at: LastUsedAt::Never, ..Switches::default() };
+            let world = bench.world(&Setting { shape, switches, ..Setting::default() });
+            if shape == Shape::Plain {
+                let body = json!({"SecretId": world.arn, "MoveToVersionId": token("first", 0),
+                                  "VersionStage": format!("kosli-key-id:{}", world.first_key)});
+                world.aws("UpdateSecretVersionStage", body).unwrap();
+            }
+            world.rotate_completely(&second()).await;
+            let deployed = world.key("AWSCURRENT").unwrap();
+            // A person goes back, and keeps the version by a label of his own: somebody uses it.
+            let body = |label: &str, to: &str, from: Option<&str>| {
+                let mut body = json!({"SecretId": world.arn, "VersionStage": label, "MoveToVersionId": to});
+                if let Some(from) = from {
+                    body["RemoveFromVersionId"] = from.into();
+                }
+                body
+            };
+            world.aws("UpdateSecretVersionStage", body("deployed", &second(), None)).unwrap();
+            let back = body("AWSCURRENT", &token("first", 0), Some(&second()));
+            world.aws("UpdateSecretVersionStage", back).unwrap();
+            world.advance(HOUR);
+            let rotation = world.begin_rotation(&token("third", 0)).unwrap();
+            assert_eq!(world.drive(&rotation, ONCE).await, Event::Succeeded, "{}", world.story());
+            // The clean-up comes a second time.
+            done(world.step(&rotation, "finishSecret").await);
+            let key = world.kosli_key(&deployed.id);
+            assert_eq!((key.revoked_at, key.rotated_at), (None, None), "{}", world.story());
+            world.assert_kept();
+        }
+    });
+}
