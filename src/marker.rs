@@ -63,7 +63,7 @@ impl Mark {
         let latest = epoch_seconds(now + life.min(LONGEST_LIFE));
         let number = (self.0 << ATTEMPT_BITS) | attempt.0;
         // How far the latest second's remainder lies above the wanted one, around the window's end.
-        latest - (latest % WINDOW + WINDOW - number) % WINDOW
+        latest - (latest + WINDOW - number) % WINDOW
     }
 }
 
