@@ -35,7 +35,9 @@ impl Reply {
             (Fault::NoAnswer | Fault::NoAnswerAfter | Fault::LateEffect(_), _) => Self::Silence,
             (Fault::Delay(by), Some(answer)) => Self::Late(*by, answer),
             (Fault::Garble, Some(answer)) => {
-                Self::Answer(with_body(answer, Bytes::from_static(b"\x1f{\"id\": garbled")))
+                // With the answer in it, so that an error that quotes what it cannot read is found out.
+                let garbled = [b"\x1f".as_slice(), answer.body()].concat();
+                Self::Answer(with_body(answer, garbled.into()))
             }
             (Fault::Truncate, Some(answer)) => Self::Cut(answer),
             (Fault::Incomplete, Some(answer)) => Self::Answer(incomplete(answer)),
