@@ -131,8 +131,9 @@ impl Budget {
             if asked > LONGEST_RETRY_AFTER || elapsed > RETRY_WINDOW {
                 return Err(error);
             }
-            // Full pauses keep many secrets of one account in step with each other; the jitter spreads them.
-            let pause = asked.max(backoff.mul_f64(0.5 + fastrand::f64() / 2.0));
+            // Full pauses keep many secrets of one account in step with each other, and so does a `Retry-After` that all of them
+            // are given: the jitter on top of it spreads them.
+            let pause = asked + backoff.mul_f64(0.5 + fastrand::f64() / 2.0);
             if !self.pause(pause).await {
                 return Err(error);
             }

@@ -259,7 +259,7 @@ impl<'a> Replacement<'a> {
                     && let Some(&pause) = refusal_pauses.next() =>
                 {
                     info!(%error, "Kosli refused a mint for the moment");
-                    if !self.invocation.session.budget.pause(asked.max(pause)).await {
+                    if !self.invocation.session.budget.pause(asked + pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await {
                         return Err(kosli_failed(&error, self.authority.role, "minting a key"));
                     }
                     listing = self.list().await?;
