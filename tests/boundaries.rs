@@ -8,7 +8,7 @@ mod support;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use emulator::kosli::{ExpiresAt, Key, ListInGrace, MintedBy, SuccessorId, Switches};
+use emulator::kosli::{ExpiresAt, Key, LastUsedAt, ListInGrace, MintedBy, SuccessorId, Switches};
 use emulator::rotation::{Event, Retries, step_event};
 use emulator::secrets_manager::RotationRequest;
 use http::Request;
@@ -162,7 +162,8 @@ fn a_key_that_was_lost_before_the_last_promotion_is_the_head_of_no_chain() {
         let world = bench.world(&Setting::default());
         let (rotation, lost) = lose_a_key(&world).await;
         world.advance(TAKE_OVER);
-        // Neither the recovery nor the sweep can revoke it, and nobody asks for the clean-up again.
+        // Kosli does not rotate it, the sweep cannot revoke it, and nobody asks for the clean-up again.
+        world.rule("rotate#1=refuse:404");
         world.rule("revoke=error-before:503");
         assert_eq!(world.drive(&rotation, ONCE).await.to_string(), Event::GivenUp.to_string());
         world.emulator.faults().clear();
@@ -171,8 +172,54 @@ fn a_key_that_was_lost_before_the_last_promotion_is_the_head_of_no_chain() {
         world.advance(DAY);
         assert_eq!(world.rotate(&token("third", 0), ONCE).await, Event::Succeeded, "{}", world.story());
         assert_eq!(world.minted()[2].minted_by, rotated(&current.id), "{}", world.story());
-        assert_eq!(world.kosli_key(&lost.id).revoked_at, None);
+        assert_untouched(&world, &lost);
+        assert!(world.lives(&lost.id));
         world.assert_kept();
+    });
+}
+
+#[test]
+fn the_sweep_finds_what_was_lost_before_a_field_was_edited() {
+    Bench::run(async |bench| {
+        let world = bench.world(&Setting::default());
+        let (_, lost) = lose_a_key(&world).await;
+        world.put(&world.value("AWSCURRENT").unwrap().replace("ours", "edited"), &token("hand", 0));
+        world.advance(TAKE_OVER);
+        let rotation = world.begin_rotation(&token("third", 0)).unwrap();
+        world.rule("revoke=error-before:503");
+        for step in ["createSecret", "setSecret", "testSecret"] {
+            done(world.step(&rotation, step).await);
+        }
+        assert!(world.lives(&lost.id));
+        world.emulator.faults().clear();
+        assert_eq!(done(world.step(&rotation, "finishSecret").await)["revoked_key_ids"], json!([lost.id]));
+        world.assert_completed();
+    });
+}
+
+#[test]
+fn the_old_key_is_revoked_unless_what_is_pending_holds_its_id_or_its_value() {
+    Bench::run(async |bench| {
+        for (same_id, same_value) in [(false, false), (true, false), (false, true), (true, true)] {
+            let world = bench.world(&Setting::default());
+            let rotation = world.begin_rotation(&second()).unwrap();
+            assert_eq!(world.drive(&rotation, ONCE).await, Event::Succeeded, "{}", world.story());
+            let old = world.kosli_key(&world.first_key);
+            let other = add_key(&world, DESCRIPTION, now(&world), now(&world) + DAY * 90);
+            let value = json!({"org": ORG, "service_account": ACCOUNT,
+                               "key_id": if same_id { &old.id } else { &other.id },
+                               "api_key": if same_value { &old.value } else { &other.value }});
+            let body = json!({"SecretId": world.arn, "SecretString": value.to_string(), "VersionStages": ["AWSPENDING"],
+                              "ClientRequestToken": token("hand", 0)});
+            world.aws("PutSecretValue", body).unwrap();
+            world.probe.pending_is_safe.store(false, Ordering::SeqCst);
+            world.tag("kosli:revoke-old-key", "immediately");
+            let answer = done(world.step(&rotation, "finishSecret").await);
+            let held = same_id || same_value;
+            assert_eq!(world.lives(&old.id), held, "{answer}");
+            assert_eq!(answer["old_key"], if held { "cannot tell" } else { "dead" });
+            world.assert_kept();
+        }
     });
 }
 
@@ -397,6 +444,16 @@ fn where_kosli_changes_the_expiry_what_may_be_an_orphan_is_named_and_nothing_els
             assert!(warning.contains(&format!("The key {} was never used", key.id)), "{warning}");
         }
         others.iter().chain([&used]).chain(&suspected).for_each(|key| assert_untouched(&world, key));
+
+        // The current key itself is none, however young and unused it looks.
+        let switches = Switches { last_used_at: LastUsedAt::Never, ..world.setting.switches.clone() };
+        let world = bench.world(&Setting { switches, ..alone() });
+        let key = add_key(&world, DESCRIPTION, now(&world), now(&world) + DAY * 90);
+        let mut fields: Value = serde_json::from_str(&world.value("AWSCURRENT").unwrap()).unwrap();
+        (fields["api_key"], fields["key_id"]) = (key.value.into(), key.id.into());
+        world.put(&fields.to_string(), &token("hand", 0));
+        let rotation = world.begin_rotation(&second()).unwrap();
+        assert_eq!(done(world.step(&rotation, "createSecret").await).get("warnings"), None);
     });
 }
 
@@ -512,5 +569,84 @@ fn a_current_key_that_expires_before_its_grace_period_ends_is_said_to_die_then()
         let error = world.step(&rotation, "createSecret").await.unwrap_err();
         let dies = rfc3339(key.expires_at.unwrap());
         assert!(error.error_message.contains(&format!("The key under AWSCURRENT works until {dies}")), "{error}");
+    });
+}
+
+#[test]
+fn labels_of_abandoned_versions_are_no_reason_to_refuse() {
+    Bench::run(async |bench| {
+        for (own, fits) in [(16, true), (17, false)] {
+            let world = bench.world(&Setting { shape: Shape::Plain, ..Setting::default() });
+            let abandoned = world.begin_rotation(&second()).unwrap();
+            done(world.step(&abandoned, "createSecret").await);
+            world.clear_pending(&abandoned.token);
+            for number in 0..own {
+                let body = json!({"SecretId": world.arn, "VersionStage": format!("mine-{number}"),
+                                  "MoveToVersionId": token("first", 0)});
+                world.aws("UpdateSecretVersionStage", body).unwrap();
+            }
+            world.advance(TAKE_OVER);
+            // With AWSCURRENT, AWSPENDING, the new version's label and, soon, AWSPREVIOUS: 20, or one too many.
+            let rotation = world.begin_rotation(&token("third", 0)).unwrap();
+            let outcome = world.step(&rotation, "createSecret").await;
+            if fits {
+                // The key of the abandoned version is nobody's: it is the one that is rotated.
+                assert_eq!(done(outcome)["outcome"], "recovered");
+                assert_eq!(world.minted()[1].minted_by, rotated(&world.minted()[0].id));
+                assert_eq!(world.drive(&rotation, ONCE).await, Event::Succeeded, "{}", world.story());
+                world.assert_completed();
+            } else {
+                refused(outcome, "NoRoom");
+                assert_eq!(world.minted().len(), 1);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_tag_that_names_another_key_than_the_value_counts_for_the_first_version_alone() {
+    Bench::run(async |bench| {
+        // As good as no tag.
+        let world = bench.world(&Setting::default());
+        world.tag("kosli:key-id", &world.first_key);
+        world.rotate_completely(&second()).await;
+
+        // Before the first rotation: one of the two is wrong.
+        let world = bench.world(&Setting::default());
+        world.tag("kosli:key-id", "another-key");
+        let rotation = world.begin_rotation(&second()).unwrap();
+        refused(world.step(&rotation, "createSecret").await, "IdentityConflict");
+        assert!(world.minted().is_empty());
+
+        // Somebody has stored another version since the tag was written.
+        world.put(&world.value("AWSCURRENT").unwrap().replace("ours", "edited"), &token("hand", 0));
+        world.rotate_completely(&token("third", 0)).await;
+
+        // After a rotation the tag names the key before.
+        world.advance(DAY);
+        world.rotate_completely(&token("fourth", 0)).await;
+    });
+}
+
+#[test]
+fn a_tag_is_stale_once_a_version_of_ours_was_current_although_no_rotation_has_ended() {
+    Bench::run(async |bench| {
+        let world = bench.world(&Setting { shape: Shape::Plain, ..alone() });
+        let rotation = world.begin_rotation(&second()).unwrap();
+        for step in ["createSecret", "setSecret", "testSecret"] {
+            done(world.step(&rotation, step).await);
+        }
+        world.rule("list=error-before:503");
+        refused(world.step(&rotation, "finishSecret").await, "CleanUpIncomplete");
+        world.emulator.faults().clear();
+        // Somebody ends the new key and stores one that was made by hand. The tag still names the first key, which lives on.
+        let by_hand = add_key(&world, DESCRIPTION, now(&world), now(&world) + DAY * 90);
+        world.put(&by_hand.value, &token("hand", 0));
+        let rotated = world.minted().remove(0).id;
+        assert!(world.emulator.with_kosli(|kosli| kosli.revoke_key(&rotated)));
+        let rotation = world.begin_rotation(&token("third", 0)).unwrap();
+        refused(world.step(&rotation, "createSecret").await, "KeyIdUnknown");
+        assert_eq!(world.minted().len(), 1);
+        assert_untouched(&world, &by_hand);
     });
 }
