@@ -418,6 +418,10 @@ impl Schedule {
             self.say(format!("secret {which}: the first delivery came to {outcome:?}"));
             return self.invoke(which, 0, event).await;
         }
+        if event["Step"] == "createSecret" && self.once_in(2) {
+            // Whoever loses cannot revoke what it has minted: this is what the sweep is for.
+            self.worlds[0].fault_on("revoke", if self.once_in(2) { Fault::KillBefore } else { Fault::DropBefore });
+        }
         let second = async {
             if !by.is_zero() {
                 self.worlds[0].emulator.sleep(by).await;
