@@ -650,3 +650,19 @@ fn a_tag_is_stale_once_a_version_of_ours_was_current_although_no_rotation_has_en
         assert_untouched(&world, &by_hand);
     });
 }
+
+#[test]
+fn a_label_of_a_version_that_was_never_current_makes_no_tag_stale() {
+    Bench::run(async |bench| {
+        let world = bench.world(&Setting { shape: Shape::Plain, ..Setting::default() });
+        let abandoned = world.begin_rotation(&second()).unwrap();
+        done(world.step(&abandoned, "createSecret").await);
+        world.clear_pending(&abandoned.token);
+        let key = world.minted().remove(0).id;
+        assert!(world.emulator.with_kosli(|kosli| kosli.revoke_key(&key)));
+        let rotation = world.begin_rotation(&token("third", 0)).unwrap();
+        assert_eq!(world.drive(&rotation, ONCE).await, Event::Succeeded, "{}", world.story());
+        assert_eq!(world.minted()[1].minted_by, rotated(&world.first_key));
+        world.assert_completed();
+    });
+}

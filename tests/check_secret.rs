@@ -4,12 +4,16 @@
 
 mod support;
 
+use std::sync::Mutex;
+use std::time::Duration;
+
 use emulator::Fault;
 use emulator::rotation::{Event, Retries};
+use kosli_key_rotation::rotation::LambdaContext;
 use serde_json::{Value, json};
 use support::{Bench, DAY, FUNCTION, HOUR, SECRET, Setting, Shape, World, token};
 
-const RETRIES: Retries = Retries { attempts: 6, spacing: std::time::Duration::from_secs(120) };
+const RETRIES: Retries = Retries { attempts: 6, spacing: Duration::from_secs(120) };
 
 /// Runs a test on a bench of its own.
 fn on_a_bench(test: impl AsyncFnOnce(&Bench)) {
@@ -233,5 +237,48 @@ fn without_a_secret_all_secrets_of_this_function_are_reported() {
         assert_eq!(reports.len(), 1, "the admin secret is not rotated by this function");
         assert_eq!(reports[0]["secret_id"], world.arn.as_str());
         assert!(world.arn.contains(SECRET) && FUNCTION.ends_with("kosli-key-rotation"));
+    });
+}
+
+#[test]
+fn a_secret_for_which_no_time_is_left_is_reported_as_not_checked() {
+    on_a_bench(async |bench| {
+        // Ten seconds are enough for one secret, and a second and a half is kept for the answer.
+        for (time, is_checked) in [(11_499, false), (11_500, true)] {
+            let world = rotated(bench, &Setting::default()).await;
+            let event = json!({"Step": "checkSecret"});
+            let reports = world.invoke_within(0, &event, Duration::from_millis(time)).await.unwrap();
+            assert_eq!(reports[0]["healthy"], is_checked, "{reports:#}");
+            assert_eq!(reports.to_string().contains("No time was left"), !is_checked);
+        }
+    });
+}
+
+/// The lines of metrics that the function has written here.
+static METRICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+#[test]
+fn the_metrics_count_the_unhealthy_secrets_and_the_days_that_are_left() {
+    on_a_bench(async |bench| {
+        let world = rotated(bench, &Setting::default()).await;
+        let mut function = world.function(0);
+        function.metrics.write = |line| METRICS.lock().unwrap().push(line.to_owned());
+        for (unhealthy, event) in [
+            (0, json!({"Step": "checkSecret"})),
+            (0, json!({"Step": "checkSecret", "SecretId": world.arn})),
+            (1, json!({"Step": "checkSecret"})),
+            (1, json!({"Step": "checkSecret", "SecretId": world.arn})),
+        ] {
+            if unhealthy > 0 {
+                world.rule("verify=refuse:401");
+            }
+            let deadline = world.emulator.clock().now() + support::TIMEOUT;
+            let context = LambdaContext { request_id: "made-up", deadline, function_arn: FUNCTION };
+            function.handle(&event, context).await.unwrap();
+            let line: Value = serde_json::from_str(&METRICS.lock().unwrap().remove(0)).unwrap();
+            assert_eq!(line["CheckUnhealthy"], unhealthy, "{line:#}");
+            assert!(line["DaysToCurrentKeyExpiry"].as_f64().is_some_and(|days| days > 300.0), "{line:#}");
+            world.emulator.faults().clear();
+        }
     });
 }
