@@ -55,6 +55,8 @@ fn the_answers_of_a_rotation_name_both_keys_and_the_old_ones_death() {
                 assert_eq!(step("finishSecret").await, answer(&world, "finishSecret", "promoted", &expected));
                 // Where nothing fails, nothing is waited for.
                 assert_eq!(world.emulator.clock().now(), begin, "{}", world.story());
+                // A key that is dead already is not revoked again.
+                expected.as_object_mut().unwrap().remove("revoked_key_ids");
                 assert_eq!(step("finishSecret").await, answer(&world, "finishSecret", "already current", &expected));
                 for name in ["createSecret", "setSecret"] {
                     assert_eq!(step(name).await, answer(&world, name, "already current", &json!({})));
