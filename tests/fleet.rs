@@ -324,7 +324,7 @@ fn a_fleet_behind_a_kosli_that_says_for_how_long_and_loses_answers() {
     let quota = Quota { per_second: 30, retry_after: Some(Duration::from_secs(2)) };
     // Each loses a key's value, which has to be found, replaced and revoked among the keys of fifty other secrets.
     let lost: Vec<String> = (0..10).map(|number| format!("rotate#{}=drop-after", 1 + number * 97)).collect();
-    rotate_all("with Retry-After", 20, quota, &lost);
+    rotate_all("with Retry-After", 40, quota, &lost);
 }
 
 /// The real executable, four processes of it: each rotates a quarter of the fleet, and its memory stays what it was.

@@ -89,9 +89,14 @@ async fn serve_drives_a_rotation() {
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(serve.stdout.take().unwrap()).lines();
-    let first = lines.next_line().await.unwrap().unwrap();
-    let address = first.split("http://").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
     let mut welcome = String::new();
+    let address = loop {
+        let line = lines.next_line().await.unwrap().unwrap();
+        welcome += &line;
+        if let Some((_, rest)) = line.split_once("http://") {
+            break rest.split(' ').next().unwrap().parse().unwrap();
+        }
+    };
     while !welcome.contains("What happens from here on:") {
         welcome += &lines.next_line().await.unwrap().unwrap();
     }
