@@ -62,8 +62,9 @@ impl Mark {
     pub fn expires_at(self, attempt: Attempt, now: SystemTime, life: Duration) -> u64 {
         let latest = epoch_seconds(now + life.min(LONGEST_LIFE));
         let number = (self.0 << ATTEMPT_BITS) | attempt.0;
-        // How far the latest second's remainder lies above the wanted one, around the window's end.
-        latest - (latest + WINDOW - number) % WINDOW
+        // How far the latest second's remainder lies above the wanted one, around the window's end. The second itself is
+        // larger than any number: a key lives for two weeks at the least.
+        latest - (latest - number) % WINDOW
     }
 }
 
