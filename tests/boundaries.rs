@@ -666,3 +666,15 @@ fn a_label_of_a_version_that_was_never_current_makes_no_tag_stale() {
         world.assert_completed();
     });
 }
+
+#[test]
+fn a_key_id_that_a_person_has_corrected_is_not_taken_from_the_version_before() {
+    Bench::run(async |bench| {
+        let world = bench.world(&Setting::default());
+        let value = world.value("AWSCURRENT").unwrap();
+        world.put(&value.replace(&world.first_key, "mistyped"), &token("hand", 0));
+        world.put(&value, &token("hand", 1));
+        world.rotate_completely(&second()).await;
+        assert_eq!(world.minted()[0].minted_by, rotated(&world.first_key));
+    });
+}
