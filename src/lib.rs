@@ -87,6 +87,12 @@
 //! - No removal of `AWSPENDING`: that is Secrets Manager's.
 //! - No fallback from a dead admin key to the secret's own key.
 //!
+//! # Whether the tests would notice
+//!
+//! `cargo mutants --in-place`, in a clone of your own, changes the rotation core in some five hundred places, one at a
+//! time, and runs the quick tests against each change. `.cargo/mutants.toml` says how long that takes, and names what is
+//! left out and why. A change that no test notices asks for a sharper test or for simpler code.
+//!
 //! # Reading order
 //!
 //! [`event`], [`staging`], [`rotation`] with `create_secret.rs` and `finish_secret.rs`; then [`marker`] and
