@@ -283,7 +283,8 @@ impl Caller<'_> {
         let exchange = async {
             let response = self.kosli.client.execute(request).await.map_err(|error| not_answered(&error))?;
             let status = response.status();
-            let headers = response.headers().clone();
+            let date = date(response.headers());
+            let retry_after = response.headers().get(RETRY_AFTER).cloned();
             let body = match (read_bounded(response, wanted.limit(status)).await, wanted) {
                 (Ok(body), _) => body,
                 // The status says enough.
@@ -295,9 +296,9 @@ impl Caller<'_> {
                 }
             };
             if status.is_success() {
-                return Ok(Answer { body, date: date(&headers) });
+                return Ok(Answer { body, date });
             }
-            Err(failed(status, &headers, &body, self.key))
+            Err(failed(status, retry_after.as_ref(), &body, self.key))
         };
         match self.budget.call(limit, exchange).await {
             Ok(answer) => answer,
@@ -447,10 +448,11 @@ pub fn minted_in(body: &[u8], ours: &ApiKey) -> Result<MintAnswer, KosliError> {
     })
 }
 
-/// What an answer to a call with this key means that is not a success: refused or unclear.
-pub fn failed(status: StatusCode, headers: &HeaderMap, body: &[u8], key: &ApiKey) -> KosliError {
+/// What an answer to a call with this key means that is not a success: refused or unclear. `retry_after` is the header.
+pub fn failed(status: StatusCode, retry_after: Option<&HeaderValue>, body: &[u8], key: &ApiKey) -> KosliError {
     if did_not_happen(status) {
-        return KosliError::Refused { status, message: message_in(body, key), retry_after: retry_after(headers) };
+        let message = message_in(body, key);
+        return KosliError::Refused { status, message, retry_after: retry_after.and_then(seconds) };
     }
     KosliError::Unclear(format!("it answered {}", status.as_u16()))
 }
@@ -489,8 +491,8 @@ fn date(headers: &HeaderMap) -> Option<SystemTime> {
 }
 
 /// `Retry-After` in seconds; a date there is as good as absent, the backoff being bounded anyway.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+fn seconds(retry_after: &HeaderValue) -> Option<Duration> {
+    retry_after.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
 }
 
 /// What Kosli says about a refusal: `{"message": …}`, maybe with `errors`, or a bare JSON string; a proxy in front may say
@@ -594,7 +596,7 @@ mod tests {
             r"0123456\u007f789",
         ] {
             let body = format!(r#"{{"message":"the key {said} is not known"}}"#);
-            let error = failed(StatusCode::UNAUTHORIZED, &HeaderMap::new(), body.as_bytes(), &ours()).to_string();
+            let error = failed(StatusCode::UNAUTHORIZED, None, body.as_bytes(), &ours()).to_string();
             assert!(error.starts_with("it answered 401: the key ") && error.ends_with(" is not known"), "{error}");
             assert!(
                 !OURS.as_bytes().windows(8).any(|piece| error.contains(&String::from_utf8_lossy(piece)[..])),

@@ -4,8 +4,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use http::header::RETRY_AFTER;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderValue, StatusCode};
 use kosli_key_rotation::budget::Repeatable;
 use kosli_key_rotation::identity::{ApiKey, KeyId};
 use kosli_key_rotation::kosli::{KeyEntry, KosliError, MintAnswer, failed, key_in, keys_in, minted_in};
@@ -101,11 +100,8 @@ fn not_a_success(head: &[u8], body: &[u8], ours_text: &str, ours: &ApiKey) {
     let mut head = head.splitn(2, |&byte| byte == b' ');
     let status = head.next().and_then(|status| StatusCode::from_bytes(status).ok());
     let Some(status) = status.filter(|status| !status.is_success()) else { return };
-    let mut headers = HeaderMap::new();
-    if let Some(value) = head.next().and_then(|value| HeaderValue::from_bytes(value).ok()) {
-        headers.insert(RETRY_AFTER, value);
-    }
-    let error = failed(status, &headers, body, ours);
+    let retry_after = head.next().and_then(|value| HeaderValue::from_bytes(value).ok());
+    let error = failed(status, retry_after.as_ref(), body, ours);
     let did_not_happen = [400, 401, 403, 404, 409, 422, 429].contains(&status.as_u16()) || status.is_redirection();
     match &error {
         KosliError::Refused { status: said, message, .. } => {
