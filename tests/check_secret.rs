@@ -5,13 +5,18 @@
 mod support;
 
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use emulator::Fault;
+use emulator::kosli::Key;
 use emulator::rotation::{Event, Retries};
+use kosli_key_rotation::marker::{Attempt, Mark};
 use kosli_key_rotation::rotation::LambdaContext;
 use serde_json::{Value, json};
-use support::{Bench, DAY, FUNCTION, HOUR, SECRET, Setting, Shape, World, token};
+use support::{
+    ACCOUNT, ADMIN_SECRET, Bench, DAY, DESCRIPTION, FUNCTION, HOUR, ORG, SECRET, Setting, Shape, World, token,
+    version_id,
+};
 
 const RETRIES: Retries = Retries { attempts: 6, spacing: Duration::from_secs(120) };
 
@@ -42,7 +47,7 @@ async fn check(world: &World) -> Value {
         });
         let keys = world.emulator.with_kosli(|kosli| {
             let now = world.emulator.clock().now();
-            let in_grace = |key: &emulator::kosli::Key| key.is_in_grace_at(now).then(|| key.used_at.clone());
+            let in_grace = |key: &Key| key.is_in_grace_at(now).then(|| key.used_at.clone());
             kosli.keys().map(|key| (key.id.clone(), key.revoked_at, key.rotated_at, in_grace(key))).collect::<Vec<_>>()
         });
         (secret, keys)
@@ -55,6 +60,45 @@ async fn check(world: &World) -> Value {
         assert!(reads.contains(&call.operation.as_str()), "checkSecret called {}", call.operation);
     }
     report
+}
+
+/// The details of a check at the last instant at which all is well, and a second later, when it no longer is.
+async fn turns_after(world: &World, name: &str, last: SystemTime) -> [String; 2] {
+    world.advance(last.duration_since(world.emulator.clock().now()).unwrap());
+    let before = check(world).await;
+    world.advance(Duration::from_secs(1));
+    [detail(&before, name, true).to_owned(), detail(&check(world).await, name, false).to_owned()]
+}
+
+/// When the version under a label got its value.
+fn stored(world: &World, label: &str) -> SystemTime {
+    world
+        .emulator
+        .with_secrets_manager(|service| service.secret(&world.arn).unwrap().versions.labelled(label).unwrap().created)
+}
+
+/// Calls Kosli with a key, as a program that holds it does.
+fn use_key(world: &World, key: &Key) {
+    let request = http::Request::get("/api/v2/environments/acme")
+        .header("authorization", format!("Bearer {}", key.value))
+        .body(Default::default())
+        .unwrap();
+    world.emulator.with_kosli(|kosli| assert_eq!(kosli.handle(&request).status(), 200));
+}
+
+/// Puts another key into the admin secret, together with its id.
+fn name_admin_key(world: &World, expiry: SystemTime) -> String {
+    let now = world.emulator.clock().now();
+    let (id, key) = world.emulator.with_kosli(|kosli| kosli.add_key(ORG, "platform", "rotates", now, Some(expiry)));
+    let value = json!({"org": ORG, "service_account": "platform", "key_id": id, "api_key": key}).to_string();
+    let body = json!({"SecretId": ADMIN_SECRET, "SecretString": value, "ClientRequestToken": token("hand", 1)});
+    world.aws("PutSecretValue", body).unwrap();
+    id
+}
+
+/// Has the next rotation due at this instant, or never.
+fn schedule(world: &World, next: Option<SystemTime>) {
+    world.emulator.with_secrets_manager(|service| service.secret_mut(&world.arn).unwrap().rotation.next = next);
 }
 
 /// The detail of a check, which must have this verdict; the report as a whole agrees with its checks.
@@ -160,12 +204,7 @@ fn a_consumer_that_did_not_notice_the_rotation_is_noticed() {
         let world = rotated(bench, &Setting::default()).await;
         world.emulator.clock().advance(HOUR * 13);
         assert!(detail(&check(&world).await, "old-key", true).contains("last used"));
-        let old = world.key("AWSPREVIOUS").unwrap();
-        let request = http::Request::get("/api/v2/environments/acme")
-            .header("authorization", format!("Bearer {}", old.value))
-            .body(Default::default())
-            .unwrap();
-        world.emulator.with_kosli(|kosli| assert_eq!(kosli.handle(&request).status(), 200));
+        use_key(&world, &world.key("AWSPREVIOUS").unwrap());
         assert!(detail(&check(&world).await, "old-key", false).contains("Somebody still uses it"));
     });
 }
@@ -216,15 +255,15 @@ fn a_dead_admin_key_and_a_malformed_value_are_answers_not_errors() {
 fn the_admin_keys_expiry_is_told_where_its_secret_names_it() {
     on_a_bench(async |bench| {
         let world = rotated(bench, &Setting::default()).await;
-        let (id, value) = world.emulator.with_kosli(|kosli| {
-            let now = support::start();
-            kosli.add_key("acme", "platform", "soon", now - DAY, Some(now + DAY * 5))
-        });
-        let value = json!({"org": "acme", "service_account": "platform", "key_id": id, "api_key": value}).to_string();
-        let put =
-            json!({"SecretId": support::ADMIN_SECRET, "SecretString": value, "ClientRequestToken": token("hand", 1)});
-        world.aws("PutSecretValue", put).unwrap();
-        assert!(detail(&check(&world).await, "admin-expiry", false).contains(&id));
+        let report = check(&world).await;
+        assert!(!report.to_string().contains("admin-expiry"), "{report:#}");
+        let expiry = world.emulator.clock().now() + DAY * 20;
+        let id = name_admin_key(&world, expiry);
+        let expires = format!("The admin key {id} expires at {}", support::rfc3339(expiry));
+        // Two weeks are time enough for a person.
+        for told in turns_after(&world, "admin-expiry", expiry - DAY * 14).await {
+            assert!(told.contains(&expires), "{told}");
+        }
     });
 }
 
@@ -263,6 +302,9 @@ fn the_metrics_count_the_unhealthy_secrets_and_the_days_that_are_left() {
         let world = rotated(bench, &Setting::default()).await;
         let mut function = world.function(0);
         function.metrics.write = |line| METRICS.lock().unwrap().push(line.to_owned());
+        let expiry = world.key("AWSCURRENT").unwrap().expires_at.unwrap();
+        let admin_expiry = world.emulator.clock().now() + DAY * 100;
+        name_admin_key(&world, admin_expiry);
         for (unhealthy, event) in [
             (0, json!({"Step": "checkSecret"})),
             (0, json!({"Step": "checkSecret", "SecretId": world.arn})),
@@ -277,8 +319,141 @@ fn the_metrics_count_the_unhealthy_secrets_and_the_days_that_are_left() {
             function.handle(&event, context).await.unwrap();
             let line: Value = serde_json::from_str(&METRICS.lock().unwrap().remove(0)).unwrap();
             assert_eq!(line["CheckUnhealthy"], unhealthy, "{line:#}");
-            assert!(line["DaysToCurrentKeyExpiry"].as_f64().is_some_and(|days| days > 300.0), "{line:#}");
+            let now = world.emulator.clock().now();
+            for (name, expiry) in [("DaysToCurrentKeyExpiry", expiry), ("DaysToAdminKeyExpiry", admin_expiry)] {
+                let days = expiry.duration_since(now).unwrap().as_secs_f64() / DAY.as_secs_f64();
+                assert!(line[name].as_f64().is_some_and(|told| (told - days).abs() < 0.001), "{name} {days} {line:#}");
+            }
             world.emulator.faults().clear();
+        }
+    });
+}
+
+/// An hour is enough for a rotation with all its redeliveries.
+#[test]
+fn a_rotation_is_stuck_and_a_key_orphaned_after_an_hour() {
+    on_a_bench(async |bench| {
+        for (fault, name) in [(Fault::KillAfter, "stuck"), (Fault::KillBefore, "orphans"), (Fault::KillBefore, "stuck")]
+        {
+            let world = rotated(bench, &Setting::default()).await;
+            world.advance(DAY * 3);
+            world.fault_on("PutSecretValue", fault.clone());
+            let once = Retries { attempts: 1, ..RETRIES };
+            let began = world.emulator.clock().now();
+            assert_eq!(world.rotate(&token("third", 0), once).await, Event::GivenUp);
+            let since = match (name, fault) {
+                ("orphans", _) => world.minted().last().unwrap().created_at,
+                (_, Fault::KillAfter) => stored(&world, "AWSPENDING"),
+                // One that has no value yet has no date of its own either.
+                _ => began,
+            };
+            let [before, after] = turns_after(&world, name, since + HOUR).await;
+            if name == "stuck" {
+                assert!(before.contains("pending for 60 min") && after.contains("pending for 1 h"), "{before} {after}");
+            }
+        }
+    });
+}
+
+#[test]
+fn an_old_key_is_used_too_late_after_half_of_its_grace_period_and_alive_too_long_an_hour_after_it() {
+    on_a_bench(async |bench| {
+        let world = rotated(bench, &Setting::default()).await;
+        world.tag("kosli:grace-period-hours", "10");
+        let old = world.key("AWSPREVIOUS").unwrap();
+        let stored = stored(&world, "AWSCURRENT");
+        let half = stored + HOUR * 5;
+        world.advance(half.duration_since(world.emulator.clock().now()).unwrap());
+        use_key(&world, &old);
+        detail(&check(&world).await, "old-key", true);
+        world.advance(Duration::from_secs(1));
+        use_key(&world, &old);
+        let report = check(&world).await;
+        assert!(detail(&report, "old-key", false).contains("Somebody still uses it"), "{report:#}");
+
+        // The same without a late use.
+        let world = rotated(bench, &Setting::default()).await;
+        world.tag("kosli:grace-period-hours", "10");
+        let ends = self::stored(&world, "AWSCURRENT") + HOUR * 10;
+        let [before, after] = turns_after(&world, "old-key", ends + HOUR).await;
+        let ends = support::rfc3339(ends);
+        assert!(before.contains(&format!("in its grace period until about {ends}")), "{before}");
+        assert!(after.contains(&format!("would have ended at {ends}")), "{after}");
+    });
+}
+
+/// A key that the next rotation takes care of, and one that it does not.
+#[test]
+fn what_becomes_of_an_orphan_is_told() {
+    on_a_bench(async |bench| {
+        const HEALS: &str = "the next rotation replaces or revokes them";
+        const LEFT: &str = "left behind by the clean-up of the last rotation";
+        for (heals, is_left) in [(true, false), (false, true), (true, true)] {
+            let world = rotated(bench, &Setting::default()).await;
+            // Minted with the mark of a version, never stored, and not swept.
+            let mint = |version: &str| {
+                let now = world.emulator.clock().now();
+                let mark = Mark::of(&world.arn, &version_id(version));
+                let expiry = UNIX_EPOCH + Duration::from_secs(mark.expires_at(Attempt::fresh(&[]), now, DAY * 100));
+                world.emulator.with_kosli(|kosli| kosli.add_key(ORG, ACCOUNT, DESCRIPTION, now, Some(expiry)).0)
+            };
+            let coming = heals.then(|| mint(&token("second", 0)));
+            let last = is_left.then(|| mint(&token("first", 0)));
+            world.advance(HOUR * 2);
+            let report = check(&world).await;
+            let detail = detail(&report, "orphans", false);
+            for (key, said) in [(&coming, HEALS), (&last, LEFT)] {
+                let told = key.as_ref().map(|id| format!(" {id}: {said}"));
+                assert_eq!(detail.contains(said), told.is_some(), "{detail}");
+                assert!(told.is_none_or(|told| detail.contains(&told)), "{detail}");
+            }
+            assert_eq!(detail.contains(&format!("for the version {}", token("second", 0))), is_left, "{detail}");
+        }
+    });
+}
+
+#[test]
+fn a_rotation_is_late_a_day_after_it_was_due_and_a_key_must_outlive_the_next_one() {
+    on_a_bench(async |bench| {
+        let world = rotated(bench, &Setting::default()).await;
+        let due = world.emulator.clock().now() + DAY * 9;
+        schedule(&world, Some(due));
+        let [_, late] = turns_after(&world, "schedule", due + DAY).await;
+        assert!(late.contains(&format!("was due at {} has not happened", support::rfc3339(due))), "{late}");
+
+        // The admin key of these worlds ends sooner.
+        let world = rotated(bench, &Setting { admin: false, ..Setting::default() }).await;
+        let expiry = world.key("AWSCURRENT").unwrap().expires_at.unwrap();
+        schedule(&world, Some(expiry));
+        detail(&check(&world).await, "schedule", true);
+        schedule(&world, Some(expiry + Duration::from_secs(1)));
+        assert!(detail(&check(&world).await, "schedule", false).contains("the next rotation is due at"));
+        // Where none is scheduled, two weeks are time enough for a person.
+        schedule(&world, None);
+        let [_, soon] = turns_after(&world, "schedule", expiry - DAY * 14).await;
+        assert!(soon.contains(&support::rfc3339(expiry)) && soon.contains("no rotation is scheduled"), "{soon}");
+    });
+}
+
+/// The interval is 30 days.
+#[test]
+fn grace_period_lifetime_and_interval_are_compared() {
+    on_a_bench(async |bench| {
+        const FITS: &str = "fit together";
+        const GRACE: &str = "The grace period (720 h) is not shorter than the time between two rotations (720 h)";
+        const LIFE: &str = "A key lives 59 days (less up to three), and it is replaced only every 30 days";
+        for (grace, life, ok, says) in [
+            ("719", "365", true, FITS),
+            ("720", "365", false, GRACE),
+            // 30 days and 25 days and the four that are kept back.
+            ("600", "59", true, FITS),
+            ("601", "59", false, LIFE),
+        ] {
+            let variables = vec![("KOSLI_KEY_TTL_DAYS".to_owned(), life.to_owned())];
+            let world = rotated(bench, &Setting { variables, ..Setting::default() }).await;
+            world.tag("kosli:grace-period-hours", grace);
+            let report = check(&world).await;
+            assert!(detail(&report, "schedule", ok).contains(says), "{report:#}");
         }
     });
 }
