@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
-use answers::{Case, answers, echoes, endless, lists, new_keys, under};
+use answers::{Case, NOTHING, STATUS, answers, echoes, endless, keys, lists, new_keys, under};
 use emulator::Clock;
 use emulator::kosli::Role;
 use emulator::rotation::{Event, Retries, STEPS};
@@ -30,10 +30,15 @@ use support::{ACCOUNT, Bench, DAY, HOUR, ORG, SECRET, Setting, World, token, ver
 use tokio::net::TcpListener;
 use world::World as Executable;
 
-const OPERATIONS: [&str; 4] = ["verify", "list", "rotate", "revoke"];
+/// The calls of a clean rotation, and then those with which a current key is replaced that somebody has revoked.
+const OPERATIONS: [&str; 6] = ["verify", "list", "rotate", "revoke", "get", "create"];
 
 /// Half of what Lambda gives the function, in kB.
 const MEMORY_KIB: usize = 64 << 10;
+
+/// A mint that is refused, and happened: what it minted may be another execution's.
+const REFUSED: [&str; 6] =
+    ["KosliRefused", "KosliRefused", "TwinExecution", "CleanUpIncomplete", "KosliRefused", "TwinExecution"];
 
 const RETRIES: Retries = Retries { attempts: 6, spacing: Duration::from_secs(120) };
 
@@ -67,6 +72,10 @@ async fn attempt(world: &World, rotation: &RotationRequest) -> (String, String) 
 async fn check(bench: &Bench, name: &str, trap: &Trap, operation: &'static str, expected: &str) -> Option<String> {
     let name = format!("{name} at {operation}");
     let mut world = bench.world(&setting());
+    if ["get", "create"].contains(&operation) {
+        assert!(world.emulator.with_kosli(|kosli| kosli.revoke_key(&world.first_key)));
+        world.probe.current_is_alive.store(false, Ordering::SeqCst);
+    }
     let kosli = Server::listen(&bench.emulator, None).await;
     world.kosli_at(&format!("http://{}", kosli.address));
     kosli.set_trap(operation, trap.clone());
@@ -105,7 +114,9 @@ fn new_keys_that_are_none() {
     Bench::run(async |bench| {
         let mut wrong = Vec::new();
         for Case { name, trap, expected } in new_keys() {
-            wrong.extend(check(bench, name, &trap, "rotate", expected[2]).await);
+            for (operation, expected) in [("rotate", expected[2]), ("create", expected[5])] {
+                wrong.extend(check(bench, name, &trap, operation, expected).await);
+            }
         }
         assert!(wrong.is_empty(), "{wrong:#?}");
     });
@@ -123,6 +134,18 @@ fn lists_that_lie() {
         let seconds = (now - HOUR / 2).duration_since(UNIX_EPOCH).unwrap().as_secs();
         for Case { name, trap, expected } in lists(marked, seconds) {
             wrong.extend(check(bench, name, &trap, "list", expected[1]).await);
+        }
+        assert!(wrong.is_empty(), "{wrong:#?}");
+    });
+}
+
+/// The answer about the one key that is looked up is no better than a list.
+#[test]
+fn keys_that_are_none() {
+    Bench::run(async |bench| {
+        let mut wrong = Vec::new();
+        for Case { name, trap, expected } in keys() {
+            wrong.extend(check(bench, name, &trap, "get", expected[4]).await);
         }
         assert!(wrong.is_empty(), "{wrong:#?}");
     });
@@ -149,9 +172,7 @@ fn redirects_are_not_followed() {
             {
                 let trap =
                     under(status, vec![("location", location), ("refresh", format!("0; url=http://{address}/"))]);
-                for (operation, expected) in
-                    OPERATIONS.into_iter().zip(["KosliRefused", "KosliRefused", "TwinExecution", "CleanUpIncomplete"])
-                {
+                for (operation, expected) in OPERATIONS.into_iter().zip(REFUSED) {
                     wrong.extend(check(bench, &status.to_string(), &trap, operation, expected).await);
                 }
             }
@@ -166,19 +187,21 @@ fn redirects_are_not_followed() {
 fn an_echoed_key_is_not_repeated() {
     Bench::run(async |bench| {
         let mut wrong = Vec::new();
+        let refused = |verify, list, revoke, get| [verify, list, "TwinExecution", revoke, get, "TwinExecution"];
+        const UNSWEPT: &str = "CleanUpIncomplete";
         for (status, expected) in [
-            (200, ["ok", "KosliUnavailable", "MintUnclear", "ok"]),
-            (201, ["ok", "KosliUnavailable", "MintUnclear", "ok"]),
-            (307, ["KosliRefused", "KosliRefused", "TwinExecution", "CleanUpIncomplete"]),
-            (400, ["KosliRefused", "KosliRefused", "TwinExecution", "CleanUpIncomplete"]),
-            (401, ["KeyIdMismatch", "AdminKeyDead", "TwinExecution", "CleanUpIncomplete"]),
-            (403, ["KosliForbidden", "KosliForbidden", "TwinExecution", "CleanUpIncomplete"]),
-            // What is gone need not be revoked.
-            (404, ["KosliRefused", "KosliRefused", "TwinExecution", "ok"]),
-            (409, ["KosliUnavailable", "KosliUnavailable", "TwinExecution", "CleanUpIncomplete"]),
-            (422, ["KosliRefused", "KosliRefused", "TwinExecution", "CleanUpIncomplete"]),
-            (429, ["KosliUnavailable", "KosliUnavailable", "TwinExecution", "CleanUpIncomplete"]),
-            (500, ["KosliUnavailable", "KosliUnavailable", "MintUnclear", "CleanUpIncomplete"]),
+            (200, STATUS),
+            (201, STATUS),
+            (307, REFUSED),
+            (400, REFUSED),
+            (401, refused("KeyIdMismatch", "AdminKeyDead", UNSWEPT, "AdminKeyDead")),
+            (403, refused("KosliForbidden", "KosliForbidden", UNSWEPT, "KosliForbidden")),
+            // What is gone need not be revoked, and a key that is not there is replaced.
+            (404, refused("KosliRefused", "KosliRefused", "ok", "ok")),
+            (409, refused("KosliUnavailable", "KosliUnavailable", UNSWEPT, "KosliUnavailable")),
+            (422, REFUSED),
+            (429, refused("KosliUnavailable", "KosliUnavailable", UNSWEPT, "KosliUnavailable")),
+            (500, NOTHING),
         ] {
             for (operation, expected) in OPERATIONS.into_iter().zip(expected) {
                 wrong.extend(
@@ -213,7 +236,8 @@ fn dates_and_pauses_beyond_reason() {
             ("Fri, 31 Dec 9999 23:59:59 GMT", "TwinExecution"),
         ] {
             let trap = under(429, vec![("retry-after", pause.to_owned())]);
-            let expected = ["KosliUnavailable", "KosliUnavailable", minting, "CleanUpIncomplete"];
+            let expected =
+                ["KosliUnavailable", "KosliUnavailable", minting, "CleanUpIncomplete", "KosliUnavailable", minting];
             for (operation, expected) in OPERATIONS.into_iter().zip(expected) {
                 wrong.extend(check(bench, &format!("a pause of {pause}"), &trap, operation, expected).await);
             }

@@ -8,24 +8,29 @@ use serde_json::{Value, json};
 use crate::server::{Honest, Make, Trap, reply};
 use crate::support::DESCRIPTION;
 
-/// What is answered, and what comes of it for each of verify, list, rotate and revoke: the error's type, or `ok`.
+/// What is answered, and what comes of it for each of the operations: the error's type, or `ok`.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) trap: Trap,
-    pub(crate) expected: [&'static str; 4],
+    pub(crate) expected: Expected,
 }
 
-/// Nothing is believed, whatever is asked.
-const NOTHING: [&str; 4] = ["KosliUnavailable", "KosliUnavailable", "MintUnclear", "CleanUpIncomplete"];
+/// For verify, list, rotate, revoke, get and create.
+type Expected = [&'static str; 6];
+
+/// Nothing is believed, whatever is asked. What was created and lost is replaced by rotating it, which is not trapped then.
+pub(crate) const NOTHING: Expected =
+    ["KosliUnavailable", "KosliUnavailable", "MintUnclear", "CleanUpIncomplete", "KosliUnavailable", "ok"];
 
 /// The status is an answer where nothing but the status is wanted.
-const STATUS: [&str; 4] = ["ok", "KosliUnavailable", "MintUnclear", "ok"];
+pub(crate) const STATUS: Expected = ["ok", "KosliUnavailable", "MintUnclear", "ok", "KosliUnavailable", "ok"];
 
 /// The same, and the connection is no good either: a revocation is repeated then, as if nothing had been said.
-const BROKEN: [&str; 4] = ["ok", "KosliUnavailable", "MintUnclear", "CleanUpIncomplete"];
+const BROKEN: Expected = ["ok", "KosliUnavailable", "MintUnclear", "CleanUpIncomplete", "KosliUnavailable", "ok"];
 
 /// So slow is an answer that there is none in time.
-const SLOW: [&str; 4] = ["KosliUnavailable", "KosliUnavailable", "OutOfTime", "CleanUpIncomplete"];
+const SLOW: Expected =
+    ["KosliUnavailable", "KosliUnavailable", "OutOfTime", "CleanUpIncomplete", "KosliUnavailable", "ok"];
 
 fn make(make: impl Fn(&Honest) -> Vec<u8> + Send + Sync + 'static) -> Make {
     Arc::new(make)
@@ -192,7 +197,7 @@ fn field(name: &'static str, value: Value) -> Trap {
 
 /// Mints whose answers are well-formed, and what they say is not.
 pub(crate) fn new_keys() -> Vec<Case> {
-    let case = |name, trap, expected| Case { name, trap, expected: ["", "", expected, ""] };
+    let case = |name, trap, expected| Case { name, trap, expected: ["", "", expected, "", "", "ok"] };
     let key = |value: Value| field("key", value);
     let id = |value: Value| field("id", value);
     const LOST: &str = "MintUnclear";
@@ -237,7 +242,7 @@ pub(crate) fn new_keys() -> Vec<Case> {
 
 /// Lists that are well-formed, and whose keys are not. `marked` is an expiry by which the function knows its own keys.
 pub(crate) fn lists(marked: u64, created_at: u64) -> Vec<Case> {
-    let case = |name, trap, expected| Case { name, trap, expected: ["", expected, "", ""] };
+    let case = |name, trap, expected| Case { name, trap, expected: ["", expected, "", "", "", ""] };
     let list = |change: fn(&mut Vec<Value>)| changed(move |body, _| change(body.as_array_mut().unwrap()));
     let planted = move |id: String| json!({ "id": id, "description": DESCRIPTION, "created_at": created_at, "expires_at": marked, "last_used_at": 0 });
     const NONE: &str = "KosliUnavailable";
@@ -312,6 +317,38 @@ pub(crate) fn lists(marked: u64, created_at: u64) -> Vec<Case> {
             }),
             "ok",
         ),
+    ]
+}
+
+/// A key that is looked up, and that there is not.
+pub(crate) fn keys() -> Vec<Case> {
+    let case = |name, body: Value, expected| Case {
+        name,
+        trap: Trap::Bytes(make(move |honest| {
+            let mut body = body.clone();
+            if body["id"] == "<the key that asked>" {
+                body["id"] = honest.presented.clone().into();
+            }
+            reply(200, &[], &body.to_string())
+        })),
+        expected: ["", "", "", "", expected, ""],
+    };
+    let key = |field: &str, value: Value| {
+        let mut key =
+            json!({ "id": "made-up", "description": DESCRIPTION, "created_at": 1, "expires_at": 0, "last_used_at": 1 });
+        key[field] = value;
+        key
+    };
+    const NONE: &str = "KosliUnavailable";
+    vec![
+        case("a key that there is not", key("id", json!("made-up")), "KeyIdMismatch"),
+        case("an id that is a path", key("id", json!("../../../admin")), NONE),
+        case("an id of 10,000 characters", key("id", json!("a".repeat(10_000))), NONE),
+        case("an id that is the key that asked", key("id", json!("<the key that asked>")), NONE),
+        case("a number for an id", key("id", json!(17)), NONE),
+        case("a creation beyond time", key("created_at", json!(1e300)), NONE),
+        case("a text for a creation", key("created_at", json!("yesterday")), NONE),
+        case("a list", json!([key("id", json!("made-up"))]), NONE),
     ]
 }
 
