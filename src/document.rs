@@ -155,11 +155,11 @@ impl Document {
         let mut new = String::with_capacity(length);
         let mut end = 0;
         for (span, text) in &edits {
-            new.push_str(&old[end..span.start]);
+            new.push_str(piece(old, end..span.start));
             new.push_str(text);
             end = span.end;
         }
-        new.push_str(&old[end..]);
+        new.push_str(piece(old, end..old.len()));
         SecretString::from(new)
     }
 
@@ -174,6 +174,13 @@ impl Document {
         const NEW_KEY_AND_ID: usize = 1_024;
         kept + NEW_KEY_AND_ID <= LARGEST_VALUE
     }
+}
+
+/// A piece of a value, between spans that were taken from it. Not `&text[range]`: if that did not fit, the panic would show the
+/// value.
+#[allow(clippy::expect_used, reason = "a document that is put together wrongly must not be stored")]
+fn piece(text: &str, range: Range<usize>) -> &str {
+    text.get(range).expect("spans are in order and inside the value")
 }
 
 /// A key or an id, which are visible ASCII, as a JSON string.

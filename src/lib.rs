@@ -86,6 +86,8 @@
 //!   repeated.
 //! - No removal of `AWSPENDING`: that is Secrets Manager's.
 //! - No fallback from a dead admin key to the secret's own key.
+//! - No code that panics on what it is given, with one exception that does not show it ([`document`]): the message of a
+//!   panic may quote the value that it is about.
 //!
 //! # Whether the tests would notice
 //!
@@ -98,6 +100,18 @@
 //! [`event`], [`staging`], [`rotation`] with `create_secret.rs` and `finish_secret.rs`; then [`marker`] and
 //! `replacement.rs`, where the hard part is; then [`kosli`] and [`secrets_manager`]. `cargo demo` shows the calls of
 //! all that as they happen.
+
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::unreachable,
+        reason = "a panic may show what it is about"
+    )
+)]
 
 pub mod budget;
 pub mod clock;
