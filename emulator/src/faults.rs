@@ -10,6 +10,9 @@ use http::StatusCode;
 use crate::server::{BoxFuture, Call, Hook};
 
 /// What becomes of one call. In its text form (see [`FromStr`]) it is what people write after the `=` of a [`Rule`].
+///
+/// A refusal, an error, a page and a garbled answer echo the request, its `Authorization` and its body, as some servers and proxies
+/// do: in the body, in the header `x-request` and in `location`. A client that logs or quotes what it is told leaks then.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The service refuses in its own error shape: a definite no, nothing happened. `refuse:409`, `refuse:400:AccessDeniedException`.

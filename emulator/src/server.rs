@@ -412,7 +412,7 @@ impl Emulator {
                 Effect::Never => None,
                 Effect::Now => Some(state.apply(service, &request)),
                 Effect::Later(by) => {
-                    state.late.insert((self.0.clock.now() + by, call.number), request);
+                    state.late.insert((self.0.clock.now() + by, call.number), request.clone());
                     self.wake_for_late_effect(by);
                     None
                 }
@@ -420,7 +420,7 @@ impl Emulator {
             if let Some(answer) = &answer {
                 call.note_effect(answer);
             }
-            let reply = Reply::new(service, call.fault.as_ref(), answer);
+            let reply = Reply::new(service, &request, call.fault.as_ref(), answer);
             call.status = reply.status();
             if let Some(logged) = state.calls.get_mut(call.number - 1) {
                 logged.clone_from(&call);

@@ -156,6 +156,31 @@ async fn every_fault_does_what_it_says() {
     }
 }
 
+/// Some servers and proxies echo requests: whoever prints an answer that is none has to be found out.
+#[tokio::test]
+async fn what_fails_echoes_the_request() {
+    let mut world = World::new().await;
+    let put = json!({ "SecretId": "s", "SecretString": "{\"a\":\n\"made-up value\"}", "ClientRequestToken": support::token(1) });
+    for fault in ["refuse:302", "refuse", "error-before", "error-after:502", "html:403"] {
+        world.begin_anew();
+        world.fault(&format!("PutSecretValue={fault}"));
+        world.fault(&format!("verify={fault}"));
+        for secret in ["made-up value", "Bearer "] {
+            let answer = match secret {
+                "Bearer " => world.client.get("/api/v2/environments/acme").await,
+                _ => aws(&mut world.client, "PutSecretValue", &put).await,
+            };
+            for header in ["x-request", "location"] {
+                let echo = world.client.header(header).unwrap_or_default();
+                assert!(echo.contains(&secret.to_lowercase()), "{fault}: {header}: {echo}");
+            }
+            if let Ok((_, body)) = answer {
+                assert!(body["request"].as_str().unwrap().contains(secret), "{fault}: {body}");
+            }
+        }
+    }
+}
+
 /// A refusal comes in the shape of the service that refuses.
 #[tokio::test]
 async fn refusals_look_like_the_services_own() {
@@ -170,7 +195,7 @@ async fn refusals_look_like_the_services_own() {
     }
     let (status, body) = world.client.get(KEYS).await.unwrap();
     assert_eq!((status, world.client.header("retry-after")), (429, Some("7")));
-    assert_eq!(body, json!({ "message": "Rate exceeded" }));
+    assert_eq!(body["message"], "Rate exceeded");
 
     let (status, body) = aws(&mut world.client, "ListSecrets", &json!({})).await.unwrap();
     assert_eq!((status, body["__type"].as_str()), (400, Some("ThrottlingException")));

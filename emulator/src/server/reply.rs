@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::{Frame, SizeHint};
 use serde_json::{Value, json};
 
@@ -24,20 +24,27 @@ pub(super) enum Reply {
 }
 
 impl Reply {
-    /// What the fault makes of the service's answer. There is an answer unless the fault keeps the effect from happening now.
-    pub(super) fn new(service: Service, fault: Option<&Fault>, answer: Option<Response<Bytes>>) -> Self {
+    /// What the fault makes of the service's answer to this request. There is an answer unless the fault keeps the effect from
+    /// happening now.
+    pub(super) fn new(
+        service: Service,
+        request: &Request<Bytes>,
+        fault: Option<&Fault>,
+        answer: Option<Response<Bytes>>,
+    ) -> Self {
         let Some(fault) = fault else { return answer.map_or(Self::Drop, Self::Answer) };
+        let echoing = |answer| Self::Answer(echoing(answer, request));
         match (fault, answer) {
-            (Fault::Refuse(refusal), _) => Self::Answer(refusal.render(service)),
-            (Fault::ErrorBefore(status) | Fault::ErrorAfter(status), _) => Self::Answer(failure(service, *status)),
-            (Fault::Html(status), _) => Self::Answer(page(*status)),
+            (Fault::Refuse(refusal), _) => echoing(refusal.render(service)),
+            (Fault::ErrorBefore(status) | Fault::ErrorAfter(status), _) => echoing(failure(service, *status)),
+            (Fault::Html(status), _) => echoing(page(*status)),
             (Fault::DropBefore | Fault::DropAfter | Fault::KillBefore | Fault::KillAfter, _) => Self::Drop,
             (Fault::NoAnswer | Fault::NoAnswerAfter | Fault::LateEffect(_), _) => Self::Silence,
             (Fault::Delay(by), Some(answer)) => Self::Late(*by, answer),
             (Fault::Garble, Some(answer)) => {
                 // With the answer in it, so that an error that quotes what it cannot read is found out.
                 let garbled = [b"\x1f".as_slice(), answer.body()].concat();
-                Self::Answer(with_body(answer, garbled.into()))
+                echoing(with_body(answer, garbled.into()))
             }
             (Fault::Truncate, Some(answer)) => Self::Cut(answer),
             (Fault::Incomplete, Some(answer)) => Self::Answer(incomplete(answer)),
@@ -83,6 +90,32 @@ impl Refusal {
         }
         answer
     }
+}
+
+/// The answer with what is secret in the request, in the body and in headers, as the error pages of some servers and proxies have
+/// it: whoever logs or quotes an answer is found out.
+fn echoing(answer: Response<Bytes>, request: &Request<Bytes>) -> Response<Bytes> {
+    /// Short enough for a client that bounds its answers' heads.
+    const LONGEST_HEADER: usize = 2_000;
+    let authorization = request.headers().get(header::AUTHORIZATION).map_or(b"".as_slice(), HeaderValue::as_bytes);
+    // Whatever else may be in it, JSON is text; its line breaks would end a header.
+    let echo = String::from_utf8_lossy(&[authorization, b" ", request.body()].concat()).replace(char::is_control, " ");
+    let body = match serde_json::from_slice(answer.body()) {
+        Ok(Value::Object(mut fields)) => {
+            fields.insert("request".to_owned(), echo.clone().into());
+            Value::Object(fields).to_string().into_bytes()
+        }
+        _ => [answer.body(), echo.as_bytes()].concat(),
+    };
+    let mut answer = with_body(answer, body.into());
+    let location = format!("/?{echo}");
+    for (name, value) in [("x-request", &echo), ("location", &location)] {
+        let value = &value.as_bytes()[..value.len().min(LONGEST_HEADER)];
+        if let Ok(value) = HeaderValue::from_bytes(value) {
+            answer.headers_mut().insert(name, value);
+        }
+    }
+    answer
 }
 
 fn failure(service: Service, status: StatusCode) -> Response<Bytes> {
