@@ -6,6 +6,8 @@
 
 #[path = "hostile_kosli/answers.rs"]
 mod answers;
+#[path = "hostile_kosli/printed.rs"]
+mod printed;
 #[path = "hostile_kosli/server.rs"]
 mod server;
 mod support;

@@ -1,0 +1,139 @@
+//! What the clients return, and what a secret is read into, is safe to print in both forms of `Debug`: whatever a service has
+//! answered, echoes included, no key and no rotation token shows.
+
+use std::fmt::Debug;
+use std::time::UNIX_EPOCH;
+
+use emulator::rotation::step_event;
+use kosli_key_rotation::budget::Budget;
+use kosli_key_rotation::document::Document;
+use kosli_key_rotation::event::Event;
+use kosli_key_rotation::identity::{Account, ApiKey, KeyId, Name};
+use kosli_key_rotation::kosli::LONGEST_MINT;
+use kosli_key_rotation::rotation::credential::{Credential, admin_key};
+use kosli_key_rotation::secrets_manager::{CURRENT, PENDING, Which};
+
+use crate::answers::{Case, answers, echoes, keys, lists, new_keys};
+use crate::server::{Server, Trap};
+use crate::support::{ACCOUNT, ADMIN_SECRET, Bench, DAY, HOUR, ORG, TIMEOUT, World, emit, key_in, token, version_id};
+use crate::{OPERATIONS, setting};
+
+/// Has it searched with all that is emitted. A list of bytes has one line for each in the long form, and is put together again.
+fn print(what: &dyn Debug) {
+    let long = format!("{what:#?}");
+    emit(&format!("{what:?}\n{long}\n{}", long.replace('\n', " ")));
+}
+
+fn budget(world: &World) -> Budget {
+    let clock = world.function(0).clock;
+    let deadline = clock.now() + TIMEOUT;
+    Budget::new(clock, deadline)
+}
+
+/// Calls the operation and prints what comes back.
+async fn call(world: &World, operation: &str) {
+    let budget = budget(world);
+    let kosli = world.function(0).kosli;
+    let admin = world.emulator.with_secrets_manager(|service| {
+        key_in(service.secret(ADMIN_SECRET).unwrap().versions.labelled(CURRENT).unwrap().text().unwrap())
+    });
+    let admin = ApiKey::parse(&admin.unwrap()).unwrap();
+    let org = Name::parse(ORG).unwrap();
+    let account = Account { org: org.clone(), name: Name::parse(ACCOUNT).unwrap() };
+    let id = KeyId::parse(&world.first_key).unwrap();
+    let expires_at = (budget.now() + DAY * 90).duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let kosli = kosli.with(&budget, &admin);
+    match operation {
+        "verify" => print(&kosli.accepts(&org, &[]).await),
+        "list" => print(&kosli.list(&account).await),
+        "get" => print(&kosli.get(&account, &id).await),
+        "rotate" => print(&kosli.rotate(LONGEST_MINT, &account, &id, 24, expires_at).await),
+        "create" => print(&kosli.create(LONGEST_MINT, &account, "made up", expires_at).await),
+        "revoke" => print(&kosli.revoke(&account, &id).await),
+        other => panic!("{other} is no operation"),
+    }
+}
+
+#[test]
+fn what_comes_of_kosli_is_safe_to_print() {
+    let mut traps: Vec<(&'static str, Trap)> = Vec::new();
+    let mut trap = |operations: &[&'static str], cases: Vec<Case>| {
+        for Case { trap, .. } in cases {
+            traps.extend(operations.iter().map(|operation| (*operation, trap.clone())));
+        }
+    };
+    trap(&OPERATIONS, answers());
+    trap(&["rotate", "create"], new_keys());
+    trap(&["list"], lists(2_000_000_000, 1_700_000_000));
+    trap(&["get"], keys());
+    for status in [200, 201, 302, 307, 400, 401, 403, 404, 409, 422, 429, 500, 503] {
+        traps.extend(OPERATIONS.map(|operation| (operation, echoes(status))));
+    }
+    Bench::run(async |bench| {
+        for operation in OPERATIONS {
+            call(&bench.world(&setting()), operation).await;
+        }
+        for (operation, trap) in &traps {
+            let mut world = bench.world(&setting());
+            let server = Server::listen(&bench.emulator, None).await;
+            world.kosli_at(&format!("http://{}", server.address));
+            server.set_trap(operation, trap.clone());
+            call(&world, operation).await;
+            assert!(server.count(operation) > 0, "{operation}");
+        }
+    });
+}
+
+/// The faults of the emulator echo the request, with the value and the rotation token in it.
+#[test]
+fn what_comes_of_secrets_manager_is_safe_to_print() {
+    const FAULTS: [&str; 9] = [
+        "delay:1s",
+        "refuse:400:ThrottlingException",
+        "refuse:400:AccessDeniedException",
+        "error-after:500",
+        "drop-after",
+        "garble",
+        "truncate",
+        "incomplete",
+        "html:403",
+    ];
+    Bench::run(async |bench| {
+        for fault in FAULTS {
+            let world = bench.world(&setting());
+            let rotation = world.begin_rotation(&token("second", 0)).unwrap();
+            let event = Event::parse(&step_event(&rotation, "createSecret"));
+            print(&event);
+            let Ok(Event::Rotation(event)) = event else { panic!("{event:?}") };
+            let function = world.function(0);
+            print(&(&function.config, &function.kosli, &function.secrets_manager, &function.metrics));
+            let (manager, budget, secret) = (&function.secrets_manager, &budget(&world), &event.secret_id);
+            let description = manager.describe(budget, secret).await.unwrap();
+            let current = manager.read(budget, secret, Which::Label(CURRENT)).await.unwrap().unwrap();
+            print(&(&description, &current));
+            print(&Credential::parse(&current, &description, CURRENT));
+            print(&Credential::parse_replaced(&current, &description, &event.token, CURRENT));
+            print(&admin_key(&current));
+            let document = Document::parse(current.value.unwrap());
+            print(&document);
+
+            let new = ApiKey::parse("made-up-new-key-0123456789").unwrap();
+            let value = document.unwrap().with_key(&new, &KeyId::parse("made-up").unwrap());
+            print(&(&new, &value));
+            for operation in
+                ["DescribeSecret", "GetSecretValue", "PutSecretValue", "UpdateSecretVersionStage", "ListSecrets"]
+            {
+                world.rule(&format!("{operation}={fault}"));
+            }
+            let first = version_id(&token("first", 0));
+            let rotation_token = event.rotation_token.as_ref();
+            print(&manager.describe(budget, secret).await);
+            print(&manager.read(budget, secret, Which::Id(&first)).await);
+            print(&manager.store(budget, secret, &event.token, &value, None, rotation_token).await);
+            print(&manager.promote(budget, secret, &event.token, &first).await);
+            print(&manager.remove_label(budget, secret, PENDING, &event.token).await);
+            print(&manager.rotated_by(budget, "made-up").await);
+            world.advance(HOUR);
+        }
+    });
+}
