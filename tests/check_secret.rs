@@ -125,11 +125,22 @@ fn a_secret_after_a_rotation_is_healthy_in_every_shape() {
                 assert_eq!(report["secret_id"], world.arn.as_str());
                 assert!(detail(&report, "old-key", true).contains("in its grace period until"));
                 assert!(detail(&report, "key-id", true).contains("expires at"));
+                detail(&report, "rotation", true);
+                assert_eq!(report.to_string().contains("The admin key works"), admin, "{report:#}");
                 world.emulator.clock().advance(HOUR * 25);
                 let report = check(&world).await;
                 assert!(detail(&report, "old-key", true).contains("not on the account any more"), "{report:#}");
             }
         }
+    });
+}
+
+#[test]
+fn a_secret_that_is_not_rotated_any_more_is_named() {
+    on_a_bench(async |bench| {
+        let world = rotated(bench, &Setting::default()).await;
+        world.aws("CancelRotateSecret", json!({"SecretId": world.arn})).unwrap();
+        assert!(detail(&check(&world).await, "rotation", false).contains("rotate-secret"));
     });
 }
 
