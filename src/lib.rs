@@ -27,7 +27,11 @@
 //! | `main.rs` | the executable: reads the environment, makes the clients once, speaks the Runtime API |
 //! | [`rotation`] | the dispatcher, and what the steps share: observing, reading, words for errors |
 //! | `rotation/create_secret.rs` | `createSecret`: all checks, then the mint |
-//! | `rotation/replacement.rs` | the loop around the mint: what next, unclear outcomes, lost keys, twins, the store |
+//! | `rotation/replacement.rs` | the loop around the mint: unclear outcomes, lost keys, twins |
+//! | `rotation/replacement/plan.rs` | what is minted next: which key is rotated, or whether one is created |
+//! | `rotation/replacement/mint.rs` | one mint, and the look for it where its outcome is unclear |
+//! | `rotation/replacement/store.rs` | the store of a minted key, and what becomes of a superfluous one |
+//! | `rotation/marks.rs` | which keys on the account were minted to replace a version: pure |
 //! | `rotation/set_secret.rs`, `rotation/test_secret.rs` | `setSecret` cross-checks, `testSecret` authenticates |
 //! | `rotation/finish_secret.rs` | `finishSecret`: proof, promotion, sweep, revocation |
 //! | `rotation/check_secret.rs` | `checkSecret`: a report that changes nothing |
@@ -52,8 +56,8 @@
 //!
 //! **I2 Never mint what cannot be kept.** `createSecret` reads and checks everything first: labels, documents, tags,
 //! the permitted accounts, whether the current key works and where it stands on the account, room in the secret.
-//! `replacement.rs` mints only with time left to store ([`secrets_manager::STORE_RESERVE`]), and nothing comes between
-//! a mint's answer and the store.
+//! `replacement/mint.rs` mints only with time left to store ([`secrets_manager::STORE_RESERVE`]), and nothing comes
+//! between a mint's answer and the store.
 //!
 //! **I3 No orphan.** What a completed rotation has minted is held by the secret, or revoked, or dies within Kosli's
 //! shortest grace period. Kept by the recovery in `replacement.rs`, and guaranteed by the sweep in `finish_secret.rs`,
@@ -61,7 +65,7 @@
 //!
 //! **I4 Hands off.** Only the secret's own key, and keys proven to replace this version of this secret, are rotated or
 //! revoked. The proof is the mark, never used, younger than the version, the same description, held by no version
-//! (`Marks` in `replacement.rs`). [`identity::Permitted`] bounds all of it, and the host and the admin secret's name
+//! (`Marks` in `marks.rs`). [`identity::Permitted`] bounds all of it, and the host and the admin secret's name
 //! come from the environment alone.
 //!
 //! **I5 No leak.** A key's value is in the `Authorization` header and in the secret. [`identity::ApiKey`] has a
@@ -97,9 +101,9 @@
 //!
 //! # Reading order
 //!
-//! [`event`], [`staging`], [`rotation`] with `create_secret.rs` and `finish_secret.rs`; then [`marker`] and
-//! `replacement.rs`, where the hard part is; then [`kosli`] and [`secrets_manager`]. `cargo demo` shows the calls of
-//! all that as they happen.
+//! [`event`], [`staging`], [`rotation`] with `create_secret.rs` and `finish_secret.rs`; then [`marker`], `marks.rs` and
+//! `replacement.rs` with its parts, where the hard part is; then [`kosli`] and [`secrets_manager`]. `cargo demo` shows
+//! the calls of all that as they happen.
 
 #![cfg_attr(
     not(test),

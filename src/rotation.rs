@@ -4,6 +4,7 @@ mod check_secret;
 mod create_secret;
 pub mod credential;
 mod finish_secret;
+mod marks;
 mod replacement;
 mod set_secret;
 mod test_secret;

@@ -6,7 +6,7 @@ use tracing::{info, warn};
 
 use super::create_secret::{pending_dead, pending_is_current, pending_value_missing};
 use super::credential::Credential;
-use super::replacement::{Marks, may_succeed};
+use super::marks::{Marks, may_succeed};
 use super::{
     ACCEPTANCE_PAUSES, Authority, Invocation, Needs, Role, Session, StepAnswer, TRY_AGAIN, View, kosli_failed, shown,
 };
