@@ -18,7 +18,7 @@ use serde_json::Value;
 use tracing::{Instrument, error, error_span, info, warn};
 
 use crate::budget::Budget;
-use crate::clock::{Clock, rfc3339};
+use crate::clock::Clock;
 use crate::config::{Config, Policy};
 use crate::error::{ErrorKind, RotationError};
 use crate::event::{Event, RotationEvent, SecretId, Step, VersionId};
@@ -596,14 +596,4 @@ fn kosli_failed(error: &KosliError, role: Role, call: &str) -> RotationError {
             RotationError::new(ErrorKind::KosliRefused, what, "What Kosli says has to be corrected; then rotate again.")
         }
     }
-}
-
-/// A key id for an answer.
-fn shown(id: &KeyId) -> Option<String> {
-    Some(id.to_string())
-}
-
-/// An instant for an answer.
-fn instant(at: Option<SystemTime>) -> Option<String> {
-    at.map(rfc3339)
 }

@@ -4,7 +4,8 @@ use tracing::info;
 
 use super::credential::{Credential, KEY_ID_LABEL};
 use super::replacement::{Replacement, Stored};
-use super::{ACCEPTANCE_PAUSES, DEATH_PAUSES, Invocation, Needs, Role, StepAnswer, TRY_AGAIN, View, instant, shown};
+use super::{ACCEPTANCE_PAUSES, DEATH_PAUSES, Invocation, Needs, Role, StepAnswer, TRY_AGAIN, View};
+use crate::clock::rfc3339;
 use crate::error::{ErrorKind, RotationError};
 use crate::event::VersionId;
 use crate::kosli::Acceptance;
@@ -72,9 +73,9 @@ async fn create(invocation: &Invocation<'_>, view: View) -> Result<StepAnswer, R
         Stored::Ours(made) => {
             info!(key_id = %made.id, how = made.how, "the new key is stored under AWSPENDING");
             Ok(StepAnswer {
-                key_id: shown(&made.id),
-                replaced_key_id: made.replaced.as_ref().and_then(shown),
-                current_key_dies_at: instant(made.current_key_dies),
+                key_id: Some(made.id.to_string()),
+                replaced_key_id: made.replaced.as_ref().map(ToString::to_string),
+                current_key_dies_at: made.current_key_dies.map(rfc3339),
                 revoked_key_ids: made.revoked.iter().map(ToString::to_string).collect(),
                 warnings: made.warnings,
                 ..invocation.answer(made.how)
@@ -118,9 +119,10 @@ async fn already_created(
         return Err(pending_is_current(invocation));
     }
     match invocation.session.accepts(&pending.account, pending.key(), "the pending key", &ACCEPTANCE_PAUSES).await? {
-        Acceptance::Accepted => {
-            Ok(StepAnswer { key_id: pending.key_id.as_ref().and_then(shown), ..invocation.answer("already created") })
-        }
+        Acceptance::Accepted => Ok(StepAnswer {
+            key_id: pending.key_id.as_ref().map(ToString::to_string),
+            ..invocation.answer("already created")
+        }),
         Acceptance::Dead => Err(pending_dead(invocation)),
     }
 }

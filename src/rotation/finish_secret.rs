@@ -8,7 +8,7 @@ use super::create_secret::{pending_dead, pending_is_current, pending_value_missi
 use super::credential::Credential;
 use super::marks::{Marks, may_succeed};
 use super::{
-    ACCEPTANCE_PAUSES, Authority, Invocation, Needs, Role, Session, StepAnswer, TRY_AGAIN, View, kosli_failed, shown,
+    ACCEPTANCE_PAUSES, Authority, Invocation, Needs, Role, Session, StepAnswer, TRY_AGAIN, View, kosli_failed,
 };
 use crate::config::{Policy, RevokeOldKey};
 use crate::error::{ErrorKind, RotationError};
@@ -128,7 +128,7 @@ async fn clean_up(
     policy: Policy,
     mut answer: StepAnswer,
 ) -> Result<StepAnswer, RotationError> {
-    answer.key_id = new.key_id.as_ref().and_then(shown);
+    answer.key_id = new.key_id.as_ref().map(ToString::to_string);
     let incomplete = |error: RotationError| error.after_promotion();
     let redelivered = known.is_none();
     let mut replaced = match (known, replaced) {
@@ -160,7 +160,7 @@ async fn clean_up(
     {
         replaced.learn_key_id(&before);
     }
-    answer.replaced_key_id = replaced.key_id.as_ref().and_then(shown);
+    answer.replaced_key_id = replaced.key_id.as_ref().map(ToString::to_string);
 
     // The admin secret may be this very secret: its key is then the new one, for the old one may be in its grace period.
     let admin = view.admin.as_ref().map_err(|error| incomplete(error.clone()))?;

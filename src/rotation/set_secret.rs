@@ -2,7 +2,7 @@
 
 use super::create_secret::pending_value_missing;
 use super::credential::Credential;
-use super::{Invocation, Needs, StepAnswer, View, shown};
+use super::{Invocation, Needs, StepAnswer, View};
 use crate::error::RotationError;
 use crate::secrets_manager::{CURRENT, PENDING};
 use crate::staging::Standing;
@@ -14,7 +14,7 @@ pub(super) async fn set_secret(invocation: &Invocation<'_>) -> Result<StepAnswer
         return Ok(invocation.answer("already current"));
     }
     let pending = cross_check(invocation, &view).map_err(invocation.with_death(&view))?;
-    Ok(StepAnswer { key_id: pending.key_id.as_ref().and_then(shown), ..invocation.answer("checked") })
+    Ok(StepAnswer { key_id: pending.key_id.as_ref().map(ToString::to_string), ..invocation.answer("checked") })
 }
 
 fn cross_check(invocation: &Invocation<'_>, view: &View) -> Result<Credential, RotationError> {

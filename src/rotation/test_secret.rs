@@ -1,7 +1,7 @@
 //! `testSecret`: authenticate, and nothing else.
 
 use super::credential::Credential;
-use super::{ACCEPTANCE_PAUSES, Invocation, Needs, StepAnswer, View, shown};
+use super::{ACCEPTANCE_PAUSES, Invocation, Needs, StepAnswer, View};
 use crate::error::{ErrorKind, RotationError};
 use crate::kosli::Acceptance;
 use crate::secrets_manager::{CURRENT, PENDING, Which};
@@ -30,7 +30,7 @@ async fn authenticate(invocation: &Invocation<'_>, view: &View) -> Result<StepAn
     let whose = if role == PENDING { "the key under AWSPENDING" } else { "the key under AWSCURRENT" };
     match invocation.session.accepts(&credential.account, credential.key(), whose, &ACCEPTANCE_PAUSES).await? {
         Acceptance::Accepted => Ok(StepAnswer {
-            key_id: credential.key_id.as_ref().and_then(shown),
+            key_id: credential.key_id.as_ref().map(ToString::to_string),
             ..invocation.answer(if role == PENDING { "tested" } else { "tested the current key" })
         }),
         Acceptance::Dead if role == PENDING => Err(super::create_secret::pending_dead(invocation)),
