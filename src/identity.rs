@@ -34,13 +34,6 @@ pub struct ApiKey(SecretString);
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Permitted(Vec<(String, String)>);
 
-impl Account {
-    /// Whether two accounts are the same one.
-    pub fn same(&self, other: &Self) -> bool {
-        self == other
-    }
-}
-
 impl fmt::Display for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.org, self.name)

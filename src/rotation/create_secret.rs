@@ -95,7 +95,7 @@ async fn tag_may_be_stale(
     current: &Credential,
     previous: &Credential,
 ) -> Result<bool, RotationError> {
-    if !current.key_id_from_tag || !previous.account.same(&current.account) {
+    if !current.key_id_from_tag || previous.account != current.account {
         return Ok(false);
     }
     // A field was edited, so the first version, which the tag was written for, is out of sight.

@@ -139,7 +139,7 @@ impl Credential {
     /// Takes the key id from another version that holds the very same key: somebody edited a field meanwhile, and the new
     /// version has no label.
     pub fn learn_key_id(&mut self, other: &Self) {
-        if self.key_id.is_none() && self.account.same(&other.account) && self.key().same(other.key()) {
+        if self.key_id.is_none() && self.account == other.account && self.key().same(other.key()) {
             self.key_id.clone_from(&other.key_id);
         }
     }
@@ -154,7 +154,7 @@ impl Credential {
     /// # Errors
     /// [`ErrorKind::IdentityConflict`].
     pub fn same_account_as(&self, other: &Self, roles: [&str; 2]) -> Result<(), RotationError> {
-        if self.account.same(&other.account) {
+        if self.account == other.account {
             return Ok(());
         }
         Err(RotationError::new(

@@ -141,7 +141,7 @@ async fn clean_up(
                 .and_then(|version| {
                     Credential::parse_replaced(&version, &view.description, invocation.token(), PREVIOUS).ok()
                 })
-                .filter(|credential| credential.account.same(&new.account))
+                .filter(|credential| credential.account == new.account)
             else {
                 return Ok(answer);
             };

@@ -18,7 +18,7 @@ impl Marks {
     /// meanwhile, and what was minted to replace that one was minted to replace this one.
     pub(super) fn of(arn: &str, current: &Credential, previous: Option<&Credential>) -> Self {
         let same_key = |other: &&Credential| {
-            other.account.same(&current.account)
+            other.account == current.account
                 && (other.key().same(current.key()) || (other.key_id.is_some() && other.key_id == current.key_id))
         };
         let versions = [Some(current), previous.filter(same_key)];

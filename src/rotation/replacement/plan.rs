@@ -123,7 +123,7 @@ impl Replacement<'_> {
             let entry = listing.keys.iter().find(|key| key.id == *id)?;
             Some(entry.description.clone()).filter(|description| !description.is_empty())
         };
-        let previous = self.previous.as_ref().filter(|previous| previous.account.same(&self.current.account));
+        let previous = self.previous.as_ref().filter(|previous| previous.account == self.current.account);
         let description = described(&self.current)
             .or_else(|| previous.and_then(described))
             .unwrap_or_else(|| format!("AWS Secrets Manager: {}", self.description.name));
