@@ -24,7 +24,7 @@ use crate::error::{ErrorKind, RotationError};
 use crate::event::{Event, RotationEvent, SecretId, Step, VersionId};
 use crate::identity::{Account, ApiKey, KeyId};
 use crate::kosli::{Acceptance, Caller, Kosli, KosliError, Listing};
-use crate::metrics::{Metrics, Tally};
+use crate::metrics::{Metrics, Tally, count};
 use crate::secrets_manager::{CURRENT, Description, PREVIOUS, SecretsManager, SecretsManagerError, Version, Which};
 use crate::staging::Standing;
 pub use check_secret::{Check, Report};
@@ -446,6 +446,13 @@ impl Session<'_> {
             listing = kosli.list(account).await;
         }
         listing.map_err(|error| kosli_failed(&error, authority.role, &format!("listing the keys of {account}")))
+    }
+
+    /// Revokes a key of the account, and counts it. False: it was not there any more.
+    async fn revoke(&self, account: &Account, id: &KeyId, authority: &Authority) -> Result<bool, KosliError> {
+        let revoked = self.kosli(&authority.key).revoke(account, id).await?;
+        count(&self.tally.revoked);
+        Ok(revoked)
     }
 
     /// The ids of the keys that labelled versions hold; those of `known` versions need no read. A version that does not

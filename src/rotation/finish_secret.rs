@@ -231,11 +231,9 @@ async fn sweep(
     for id in &orphans {
         invocation
             .session
-            .kosli(&authority.key)
-            .revoke(&new.account, id)
+            .revoke(&new.account, id, authority)
             .await
             .map_err(|error| kosli_failed(&error, authority.role, &format!("revoking the lost key {id}")))?;
-        count(&invocation.session.tally.revoked);
         info!(key_id = %id, "swept up a key that was minted for this rotation and that nobody holds");
     }
     Ok(orphans)
@@ -287,11 +285,9 @@ async fn revoke_old_key(
     }
     invocation
         .session
-        .kosli(&authority.key)
-        .revoke(&new.account, old_id)
+        .revoke(&new.account, old_id, authority)
         .await
         .map_err(|error| kosli_failed(&error, authority.role, &format!("revoking the old key {old_id}")))?;
-    count(&invocation.session.tally.revoked);
     info!(key_id = %old_id, "revoked the old key");
     answer.revoked_key_ids.push(old_id.to_string());
     answer.old_key = Some(proof_of_death(invocation, replaced).await);

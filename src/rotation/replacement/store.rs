@@ -129,8 +129,7 @@ impl Replacement<'_> {
         if id == pending || self.current.key_id.as_ref() == Some(id) {
             return Ok(false);
         }
-        let revoked = self.invocation.session.kosli(&self.authority.key).revoke(&self.current.account, id).await?;
-        count(&self.invocation.session.tally.revoked);
+        let revoked = self.invocation.session.revoke(&self.current.account, id, &self.authority).await?;
         info!(key_id = %id, "revoked a key that nobody holds");
         Ok(revoked)
     }
