@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use emulator::kosli::{ExpiresAt, Key, LastUsedAt, ListInGrace, MintedBy, SuccessorId, Switches};
-use emulator::rotation::{Event, Retries, step_event};
+use emulator::rotation::{Event, step_event};
 use emulator::secrets_manager::RotationRequest;
 use http::Request;
 use kosli_key_rotation::kosli::SHORTEST_MINT;
@@ -17,12 +17,9 @@ use kosli_key_rotation::marker::{Attempt, Mark};
 use kosli_key_rotation::secrets_manager::STORE_RESERVE;
 use serde_json::{Value, json};
 use support::{
-    ACCOUNT, Bench, DAY, DESCRIPTION, HOUR, ORG, Setting, Shape, World, done, key_in, refused, rfc3339, token,
-    version_id,
+    ACCOUNT, Bench, DAY, DESCRIPTION, HOUR, ONCE, ORG, Setting, Shape, World, done, key_in, refused, rfc3339, second,
+    token, version_id,
 };
-
-/// One attempt, and no other.
-const ONCE: Retries = Retries { attempts: 1, spacing: Duration::ZERO };
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -31,10 +28,6 @@ const TAKE_OVER: Duration = Duration::from_secs(105);
 
 /// What every invocation keeps back for its answer.
 const ANSWER_RESERVE: Duration = Duration::from_millis(1_500);
-
-fn second() -> String {
-    token("second", 0)
-}
 
 /// The account has no keys but those of the scenario.
 fn alone() -> Setting {

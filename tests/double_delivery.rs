@@ -12,16 +12,14 @@ mod support;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use emulator::kosli::{ListInGrace, RotateInGrace, SuccessorId, Switches};
-use emulator::rotation::{Event, Retries, step_event};
+use emulator::rotation::{Event, step_event};
 use emulator::runtime_api::Outcome;
 use emulator::{BoxFuture, Call, Fault, Service};
-use support::{Bench, Gate, Setting, World, token};
+use support::{Bench, Gate, RETRIES, Setting, World, token};
 use tokio::sync::oneshot;
-
-const RETRIES: Retries = Retries { attempts: 6, spacing: Duration::from_secs(120) };
 
 /// Calls that wait for their turn, by execution. Those that an execution makes side by side arrive in any order, so they are
 /// sorted: the same order of turns is then the same order of calls.

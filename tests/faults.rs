@@ -14,12 +14,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use emulator::kosli::Switches;
-use emulator::rotation::{Event, Retries};
+use emulator::rotation::Event;
 use emulator::{Call, Fault, Service};
-use support::{Bench, Setting, World, token};
-
-/// How Secrets Manager tries again; longer apart than the function's time-out and the age at which a key counts as lost.
-const RETRIES: Retries = Retries { attempts: 6, spacing: Duration::from_secs(120) };
+use support::{Bench, RETRIES, Setting, World, token};
 
 const ONCE: Duration = Duration::ZERO;
 const A_WHILE: Duration = Duration::from_secs(12);

@@ -22,15 +22,12 @@ use emulator::runtime_api::{Function, FunctionProcess};
 use emulator::secrets_manager::RotationRequest;
 use emulator::{Call, Clock, Emulator, Hook, Service};
 use serde_json::json;
-use support::{ADMIN_SECRET, Bench, DAY, FUNCTION, HOUR, ORG, Setting, World, key_in, token};
+use support::{ADMIN_SECRET, Bench, DAY, FUNCTION, HOUR, ORG, RETRIES, Setting, World, key_in, token};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, LocalSet};
 
 const SECRETS: usize = 1_000;
 const ACCOUNTS: usize = 20;
-
-/// How Secrets Manager tries again.
-const RETRIES: Retries = Retries { attempts: 6, spacing: Duration::from_secs(120) };
 
 /// What Secrets Manager lets an account write ("AWS Secrets Manager quotas").
 const WRITES_PER_SECOND: usize = 50;

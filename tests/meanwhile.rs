@@ -9,21 +9,15 @@ use std::time::Duration;
 
 use emulator::Emulator;
 use emulator::kosli::{LastUsedAt, RotateInGrace, Switches};
-use emulator::rotation::{Event, Retries};
+use emulator::rotation::Event;
 use emulator::secrets_manager::RotationRequest;
 use http::Request;
 use kosli_key_rotation::marker::{Attempt, Mark};
 use serde_json::{Value, json};
 use support::{
-    ACCOUNT, Bench, DAY, DESCRIPTION, HOUR, ORG, Setting, Shape, World, aws, done, refused, token, version_id,
+    ACCOUNT, Bench, DAY, DESCRIPTION, HOUR, ONCE, ORG, Setting, Shape, World, aws, done, refused, second, token,
+    version_id,
 };
-
-/// One attempt, and no other.
-const ONCE: Retries = Retries { attempts: 1, spacing: Duration::ZERO };
-
-fn second() -> String {
-    token("second", 0)
-}
 
 /// Runs the steps up to the promotion.
 async fn until_finish(world: &World) -> RotationRequest {

@@ -30,21 +30,18 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use emulator::faults::FAULTS;
 use emulator::kosli::{ExpiresAt, ListShape, RotateInGrace, SuccessorId, Switches};
-use emulator::rotation::{Event, Retries, STEPS, step_event};
+use emulator::rotation::{Event, STEPS, step_event};
 use emulator::runtime_api::Outcome;
 use emulator::secrets_manager::{RotationRequest, Staleness};
 use emulator::{BoxFuture, Call, Fault, Hook, Service};
 use fastrand::Rng;
 use kosli_key_rotation::marker::{Mark, WINDOW};
 use serde_json::{Value, json};
-use support::{ACCOUNT, Bench, DAY, DESCRIPTION, HOUR, ORG, Probe, Setting, Shape, World, key_in, version_id};
+use support::{ACCOUNT, Bench, DAY, DESCRIPTION, HOUR, ORG, Probe, RETRIES, Setting, Shape, World, key_in, version_id};
 use tokio::sync::oneshot;
 
 /// How many schedules are run where nothing else is asked for.
 const CASES: usize = 2_000;
-
-/// As in the other tests: longer apart than the function's time-out and the age at which a key counts as lost.
-const RETRIES: Retries = Retries { attempts: 6, spacing: Duration::from_secs(120) };
 
 /// How much of a grace period a jump of the clock leaves: more than all attempts of several rotations take.
 const ROOM_TO_COMPLETE: Duration = Duration::from_secs(5 * 3_600);

@@ -13,19 +13,10 @@ use emulator::rotation::{Event, Retries, STEPS, step_event};
 use emulator::secrets_manager::{RotationRequest, Staleness};
 use kosli_key_rotation::rotation::LambdaContext;
 use serde_json::{Value, json};
-use support::{Bench, DAY, HOUR, Setting, Shape, World, done, refused, rfc3339, token};
-
-const RETRIES: Retries = Retries { attempts: 6, spacing: Duration::from_secs(120) };
-
-/// One attempt, and no other.
-const ONCE: Retries = Retries { attempts: 1, spacing: Duration::ZERO };
+use support::{Bench, DAY, HOUR, ONCE, RETRIES, Setting, Shape, World, done, refused, rfc3339, second, token};
 
 /// After this long another execution's key counts as lost: the function's time-out and some fifteen seconds.
 const TAKE_OVER: Duration = Duration::from_secs(106);
-
-fn second() -> String {
-    token("second", 0)
-}
 
 /// A rotation whose first mint has its effect and whose execution then dies: the key's value is lost.
 async fn lose_a_key(world: &World) -> RotationRequest {

@@ -9,16 +9,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use emulator::kosli::{GetInGrace, Key, ListInGrace, MintedBy, Role, RotateInGrace, SuccessorId, Switches};
-use emulator::rotation::{Event, Retries, step_event};
+use emulator::rotation::{Event, step_event};
 use emulator::secrets_manager::{RotationRequest, TestedVersion};
 use kosli_key_rotation::marker::WINDOW;
 use serde_json::{Value, json};
 use support::{
-    ACCOUNT, ADMIN_SECRET, Bench, DAY, DESCRIPTION, HOUR, ORG, Setting, Shape, World, done, key_in, refused, token,
+    ACCOUNT, ADMIN_SECRET, Bench, DAY, DESCRIPTION, HOUR, ONCE, ORG, Setting, Shape, World, done, key_in, refused,
+    token,
 };
-
-/// One attempt, and no other.
-const ONCE: Retries = Retries { attempts: 1, spacing: Duration::ZERO };
 
 const EVERY_SHAPE: [Shape; 6] =
     [Shape::ApiKey, Shape::Environment, Shape::WithoutId, Shape::ApiKeyAlone, Shape::EnvironmentAlone, Shape::Plain];

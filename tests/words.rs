@@ -8,17 +8,10 @@ mod support;
 use std::time::Duration;
 
 use emulator::kosli::{ListShape, Switches};
-use emulator::rotation::{Event, Retries, STEPS};
+use emulator::rotation::{Event, STEPS};
 use emulator::secrets_manager::Staleness;
 use serde_json::{Value, json};
-use support::{Bench, Setting, Shape, World, done, rfc3339, token};
-
-/// One attempt, and no other.
-const ONCE: Retries = Retries { attempts: 1, spacing: Duration::ZERO };
-
-fn second() -> String {
-    token("second", 0)
-}
+use support::{Bench, ONCE, Setting, Shape, World, done, rfc3339, second};
 
 /// The whole answer of a step, for this version.
 fn answer(world: &World, step: &str, outcome: &str, more: &Value) -> Value {

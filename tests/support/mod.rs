@@ -59,6 +59,12 @@ pub const DAY: Duration = Duration::from_secs(86_400);
 /// Lambda's time-out of the function, as in the template.
 pub const TIMEOUT: Duration = Duration::from_secs(90);
 
+/// How Secrets Manager tries again; longer apart than the function's time-out and the age at which a key counts as lost.
+pub const RETRIES: Retries = Retries { attempts: 6, spacing: Duration::from_secs(120) };
+
+/// One attempt, and no other.
+pub const ONCE: Retries = Retries { attempts: 1, spacing: Duration::ZERO };
+
 /// No invocation makes as many calls as this, whatever befalls them. One that does repeats something blindly, and would go on
 /// for ever, since no time passes where nobody waits.
 const MOST_CALLS: usize = 100;
@@ -734,7 +740,7 @@ impl World {
 
     /// Rotates over redelivery, and asserts that it completes and that every promise holds.
     pub async fn rotate_completely(&self, token: &str) {
-        let end = self.rotate(token, Retries { attempts: 6, spacing: Duration::from_secs(120) }).await;
+        let end = self.rotate(token, RETRIES).await;
         assert_eq!(end, Event::Succeeded, "{}", self.story());
         self.assert_completed();
     }
@@ -945,6 +951,11 @@ pub fn rfc3339(time: SystemTime) -> String {
 /// A version id that looks like AWS's.
 pub fn token(kind: &str, number: usize) -> String {
     format!("{kind:0>8}-0000-4000-8000-{number:012}")
+}
+
+/// The version id of the rotation that replaces the first key.
+pub fn second() -> String {
+    token("second", 0)
 }
 
 /// A version id as the function knows it, from an event.
