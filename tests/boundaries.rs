@@ -10,7 +10,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use emulator::kosli::{ExpiresAt, Key, LastUsedAt, ListInGrace, MintedBy, SuccessorId, Switches};
 use emulator::rotation::{Event, step_event};
-use emulator::secrets_manager::RotationRequest;
 use http::Request;
 use kosli_key_rotation::kosli::SHORTEST_MINT;
 use kosli_key_rotation::marker::{Attempt, Mark};
@@ -64,14 +63,6 @@ fn assert_untouched(world: &World, key: &Key) {
     assert_eq!((key.revoked_at, key.rotated_at), (None, None), "{} was touched\n{}", key.id, world.story());
 }
 
-/// A rotation whose first mint has its effect and whose execution then dies: the key's value is lost.
-async fn lose_a_key(world: &World) -> (RotationRequest, Key) {
-    let rotation = world.begin_rotation(&second()).unwrap();
-    world.rule("rotate#1=kill-after");
-    refused(world.step(&rotation, "createSecret").await, "Runtime.killed");
-    (rotation, world.minted().remove(0))
-}
-
 /// The first rotation, in one attempt.
 async fn rotate_once(world: &World) {
     assert_eq!(world.rotate(&second(), ONCE).await, Event::Succeeded, "{}", world.story());
@@ -123,10 +114,7 @@ fn the_sweep_touches_what_is_ours_alone() {
         for immediately in [true, false] {
             let world = bench.world(&Setting { revoke_immediately: immediately, ..alone() });
             let laptop = add_key(&world, "somebody's laptop", now(&world), now(&world) + DAY * 90);
-            let rotation = world.begin_rotation(&second()).unwrap();
-            for step in ["createSecret", "setSecret", "testSecret"] {
-                done(world.step(&rotation, step).await);
-            }
+            let rotation = world.until_finish(&second()).await;
             // They have shown up since: an orphan, and keys that look like one but for a single thing.
             let (version, expires) = (now(&world) - HOUR, marked(&world, &token("first", 0)));
             let orphan = add_key(&world, DESCRIPTION, now(&world), expires);
@@ -153,7 +141,7 @@ fn the_sweep_touches_what_is_ours_alone() {
 fn a_key_that_was_lost_before_the_last_promotion_is_the_head_of_no_chain() {
     Bench::run(async |bench| {
         let world = bench.world(&Setting::default());
-        let (rotation, lost) = lose_a_key(&world).await;
+        let (rotation, lost) = world.lose_a_key().await;
         world.advance(TAKE_OVER);
         // Kosli does not rotate it, the sweep cannot revoke it, and nobody asks for the clean-up again.
         world.rule("rotate#1=refuse:404");
@@ -175,7 +163,7 @@ fn a_key_that_was_lost_before_the_last_promotion_is_the_head_of_no_chain() {
 fn the_sweep_finds_what_was_lost_before_a_field_was_edited() {
     Bench::run(async |bench| {
         let world = bench.world(&Setting::default());
-        let (_, lost) = lose_a_key(&world).await;
+        let (_, lost) = world.lose_a_key().await;
         world.put(&world.value("AWSCURRENT").unwrap().replace("ours", "edited"), &token("hand", 0));
         world.advance(TAKE_OVER);
         let rotation = world.begin_rotation(&token("third", 0)).unwrap();
@@ -232,7 +220,7 @@ fn a_lost_key_that_kosli_does_not_rotate_makes_way_for_the_current_one() {
                 world.rule(refusal);
                 rotate_once(&world).await;
             } else {
-                let (rotation, _) = lose_a_key(&world).await;
+                let (rotation, _) = world.lose_a_key().await;
                 world.advance(TAKE_OVER);
                 world.rule(refusal);
                 assert_eq!(world.drive(&rotation, ONCE).await, Event::Succeeded, "{refusal}\n{}", world.story());
@@ -252,12 +240,7 @@ fn a_key_that_kosli_names_is_replaced_although_the_list_does_not_show_it_yet() {
     Bench::run(async |bench| {
         let switches = Switches { list_lag: MINUTE, ..Switches::default() };
         let world = bench.world(&Setting { switches, ..Setting::default() });
-        world.rule("rotate#1=incomplete");
-        rotate_once(&world).await;
-        let minted = world.minted();
-        assert_eq!(minted[1].minted_by, rotated(&minted[0].id), "{}", world.story());
-        assert!(minted[0].revoked_at.is_some());
-        world.assert_completed();
+        world.rotate_through("rotate#1=incomplete", ONCE, 2).await;
     });
 }
 
@@ -274,8 +257,7 @@ fn an_execution_gives_up_after_four_keys_without_a_value() {
         world.assert_kept();
         world.emulator.faults().clear();
         world.advance(TAKE_OVER);
-        assert_eq!(world.drive(&rotation, ONCE).await, Event::Succeeded, "{}", world.story());
-        world.assert_completed();
+        world.complete(&rotation, ONCE).await;
     });
 }
 
@@ -283,7 +265,7 @@ fn an_execution_gives_up_after_four_keys_without_a_value() {
 fn a_recovered_keys_successor_that_has_its_id_is_not_revoked_with_it() {
     Bench::run(async |bench| {
         let world = bench.world(&Setting::default());
-        let (rotation, _) = lose_a_key(&world).await;
+        let (rotation, _) = world.lose_a_key().await;
         world.advance(TAKE_OVER);
         world.emulator.with_kosli(|kosli| kosli.switches.successor_id = SuccessorId::Same);
         assert_eq!(world.drive(&rotation, ONCE).await, Event::Succeeded, "{}", world.story());
@@ -297,12 +279,11 @@ fn a_successor_with_the_current_id_whose_value_was_lost_is_rotated_after_the_old
     Bench::run(async |bench| {
         let switches = Switches { successor_id: SuccessorId::Same, ..Switches::default() };
         let world = bench.world(&Setting { switches, ..Setting::default() });
-        let (rotation, _) = lose_a_key(&world).await;
+        let (rotation, _) = world.lose_a_key().await;
         current_may_be_dead(&world);
         world.advance(DAY + HOUR);
         assert_eq!(done(world.step(&rotation, "createSecret").await)["outcome"], "rotated");
-        assert_eq!(world.drive(&rotation, ONCE).await, Event::Succeeded, "{}", world.story());
-        world.assert_completed();
+        world.complete(&rotation, ONCE).await;
     });
 }
 
@@ -478,7 +459,7 @@ fn another_executions_key_is_taken_over_when_that_execution_cannot_live_any_more
     Bench::run(async |bench| {
         for age in [50, 80, 100] {
             let world = bench.world(&Setting::default());
-            let (rotation, lost) = lose_a_key(&world).await;
+            let (rotation, lost) = world.lose_a_key().await;
             let already = now(&world).duration_since(lost.created_at).unwrap();
             world.advance(Duration::from_secs(age) - already);
             let lists = world.count(&["list"]);
@@ -489,8 +470,7 @@ fn another_executions_key_is_taken_over_when_that_execution_cannot_live_any_more
             assert!(taken_over >= TAKE_OVER && taken_over < TAKE_OVER + MINUTE / 6, "{taken_over:?}");
             // Nothing is asked of Kosli while the time passes.
             assert!(world.count(&["list"]) - lists <= 3, "{}", world.story());
-            assert_eq!(world.drive(&rotation, ONCE).await, Event::Succeeded, "{}", world.story());
-            world.assert_completed();
+            world.complete(&rotation, ONCE).await;
         }
     });
 }
@@ -505,8 +485,7 @@ fn the_last_moment_to_mint_leaves_the_store_its_time() {
         refused(world.invoke_within(0, &event, shortest - Duration::from_millis(1)).await, "OutOfTime");
         assert!(world.minted().is_empty());
         done(world.invoke_within(0, &event, shortest).await);
-        assert_eq!(world.drive(&rotation, ONCE).await, Event::Succeeded, "{}", world.story());
-        world.assert_completed();
+        world.complete(&rotation, ONCE).await;
 
         // An answer that does not come is not waited for in the store's time.
         let world = bench.world(&Setting::default());
@@ -586,8 +565,7 @@ fn labels_of_abandoned_versions_are_no_reason_to_refuse() {
                 // The key of the abandoned version is nobody's: it is the one that is rotated.
                 assert_eq!(done(outcome)["outcome"], "recovered");
                 assert_eq!(world.minted()[1].minted_by, rotated(&world.minted()[0].id));
-                assert_eq!(world.drive(&rotation, ONCE).await, Event::Succeeded, "{}", world.story());
-                world.assert_completed();
+                world.complete(&rotation, ONCE).await;
             } else {
                 refused(outcome, "NoRoom");
                 assert_eq!(world.minted().len(), 1);
@@ -625,10 +603,7 @@ fn a_tag_that_names_another_key_than_the_value_counts_for_the_first_version_alon
 fn a_tag_is_stale_once_a_version_of_ours_was_current_although_no_rotation_has_ended() {
     Bench::run(async |bench| {
         let world = bench.world(&Setting { shape: Shape::Plain, ..alone() });
-        let rotation = world.begin_rotation(&second()).unwrap();
-        for step in ["createSecret", "setSecret", "testSecret"] {
-            done(world.step(&rotation, step).await);
-        }
+        let rotation = world.until_finish(&second()).await;
         world.rule("list=error-before:503");
         refused(world.step(&rotation, "finishSecret").await, "CleanUpIncomplete");
         world.emulator.faults().clear();

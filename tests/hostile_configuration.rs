@@ -11,12 +11,12 @@ mod support;
 mod world;
 
 use case::{Case, GOOD, Wrong, check_all, check_variable};
-use emulator::rotation::{Event, Retries, STEPS};
+use emulator::rotation::STEPS;
 use emulator::secrets_manager::AWSCURRENT;
 use emulator::{Clock, Service};
 use kosli_key_rotation::config::Config;
 use serde_json::json;
-use support::{Bench, Setting, done, token};
+use support::{Bench, ONCE, Setting, done, token};
 use world::{ACCOUNT, ADMIN, ADMIN_SECRET, SECRET, World};
 
 /// What a name must not be, as a JSON string has it.
@@ -298,9 +298,7 @@ fn a_planted_previous_version_does_not_get_a_key_revoked() {
         {
             let world = bench.world(&setting);
             let rotation = world.begin_rotation(&token("second", 0)).unwrap();
-            let once = Retries { attempts: 1, spacing: support::HOUR };
-            assert_eq!(world.drive(&rotation, once).await, Event::Succeeded);
-            world.assert_completed();
+            world.complete(&rotation, ONCE).await;
             let revoked = world.count(&["revoke"]);
 
             let planted = json!({ "org": org, "service_account": account, "api_key": "made-up-key", "key_id": world.strangers[0] });

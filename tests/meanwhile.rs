@@ -10,23 +10,12 @@ use std::time::Duration;
 use emulator::Emulator;
 use emulator::kosli::{LastUsedAt, RotateInGrace, Switches};
 use emulator::rotation::Event;
-use emulator::secrets_manager::RotationRequest;
 use http::Request;
 use kosli_key_rotation::marker::{Attempt, Mark};
 use serde_json::{Value, json};
 use support::{
-    ACCOUNT, Bench, DAY, DESCRIPTION, HOUR, ONCE, ORG, Setting, Shape, World, aws, done, refused, second, token,
-    version_id,
+    ACCOUNT, Bench, DAY, DESCRIPTION, HOUR, ONCE, ORG, Setting, Shape, aws, done, refused, second, token, version_id,
 };
-
-/// Runs the steps up to the promotion.
-async fn until_finish(world: &World) -> RotationRequest {
-    let rotation = world.begin_rotation(&second()).unwrap();
-    for step in ["createSecret", "setSecret", "testSecret"] {
-        done(world.step(&rotation, step).await);
-    }
-    rotation
-}
 
 /// Another execution makes a key of its own and stores it under `AWSPENDING`; `named`: the value names the key's id.
 fn a_twin_stores(arn: String, named: bool) -> impl FnOnce(&Emulator) + Send + 'static {
@@ -72,8 +61,7 @@ fn a_key_that_another_execution_makes_superfluous_is_revoked_before_the_step_end
             let minted = world.minted();
             assert_eq!(minted.len(), 1);
             assert!(minted[0].revoked_at.is_some(), "{}", world.story());
-            assert_eq!(world.drive(&rotation, ONCE).await, Event::Succeeded, "{}", world.story());
-            world.assert_completed();
+            world.complete(&rotation, ONCE).await;
         }
     });
 }
@@ -116,8 +104,7 @@ fn a_refusal_because_another_execution_has_rotated_is_no_answer() {
             refused(world.step(&rotation, "createSecret").await, "TwinExecution");
             assert_eq!(world.minted().len(), 1, "{}", world.story());
             world.advance(Duration::from_secs(105));
-            assert_eq!(world.drive(&rotation, ONCE).await, Event::Succeeded, "{}", world.story());
-            world.assert_completed();
+            world.complete(&rotation, ONCE).await;
         }
     });
 }
@@ -126,7 +113,7 @@ fn a_refusal_because_another_execution_has_rotated_is_no_answer() {
 fn a_current_version_that_a_person_makes_while_the_label_moves_stays_current() {
     Bench::run(async |bench| {
         let world = bench.world(&Setting::default());
-        let rotation = until_finish(&world).await;
+        let rotation = world.until_finish(&second()).await;
         let mut fields: Value = serde_json::from_str(&world.value("AWSCURRENT").unwrap()).unwrap();
         fields["note"] = "edited".into();
         let (edited, arn) = (fields.to_string(), world.arn.clone());
@@ -157,8 +144,7 @@ fn a_current_label_that_a_person_moves_while_it_is_read_is_read_again() {
         });
         done(world.step(&rotation, "createSecret").await);
         assert!(world.value("AWSPENDING").unwrap().contains("ours"));
-        assert_eq!(world.drive(&rotation, ONCE).await, Event::Succeeded, "{}", world.story());
-        world.assert_completed();
+        world.complete(&rotation, ONCE).await;
     });
 }
 
@@ -180,7 +166,7 @@ fn the_label_moves_once_whatever_becomes_of_the_answer() {
             ("UpdateSecretVersionStage=refuse:400:AccessDeniedException", 1, Some("SecretsManagerRefused")),
         ] {
             let world = bench.world(&Setting::default());
-            let rotation = until_finish(&world).await;
+            let rotation = world.until_finish(&second()).await;
             world.rule(rule);
             let begin = world.emulator.clock().now();
             let outcome = world.step(&rotation, "finishSecret").await;

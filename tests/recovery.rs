@@ -9,46 +9,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use emulator::kosli::{ExpiresAt, Key, MintedBy, RotateInGrace, Switches};
-use emulator::rotation::{Event, Retries, STEPS, step_event};
-use emulator::secrets_manager::{RotationRequest, Staleness};
+use emulator::rotation::{Event, STEPS, step_event};
+use emulator::secrets_manager::Staleness;
 use kosli_key_rotation::rotation::LambdaContext;
 use serde_json::{Value, json};
 use support::{Bench, DAY, HOUR, ONCE, RETRIES, Setting, Shape, World, done, refused, rfc3339, second, token};
 
 /// After this long another execution's key counts as lost: the function's time-out and some fifteen seconds.
 const TAKE_OVER: Duration = Duration::from_secs(106);
-
-/// A rotation whose first mint has its effect and whose execution then dies: the key's value is lost.
-async fn lose_a_key(world: &World) -> RotationRequest {
-    let rotation = world.begin_rotation(&second()).unwrap();
-    world.rule("rotate#1=kill-after");
-    refused(world.step(&rotation, "createSecret").await, "Runtime.killed");
-    assert_eq!(world.minted().len(), 1);
-    rotation
-}
-
-/// Rotates while this befalls it, and asserts that every promise holds and how many keys it took.
-async fn rotate_through(world: &World, rule: &str, retries: Retries, keys: usize) {
-    world.rule(rule);
-    assert_eq!(world.rotate(&second(), retries).await, Event::Succeeded, "{rule}\n{}", world.story());
-    world.assert_completed();
-    assert_chain(world, keys);
-}
-
-/// Asserts that every key but the last was lost, and that each was replaced by rotating it.
-fn assert_chain(world: &World, length: usize) {
-    let minted = world.minted();
-    assert_eq!(minted.len(), length, "{}", world.story());
-    let mut replaced = world.first_key.clone();
-    for key in &minted {
-        assert_eq!(key.minted_by, MintedBy::Rotate { of: replaced.clone() }, "{}", world.story());
-        replaced.clone_from(&key.id);
-    }
-    for lost in &minted[..length - 1] {
-        assert!(lost.revoked_at.is_some(), "the lost key {} was not revoked\n{}", lost.id, world.story());
-    }
-    assert_eq!(world.key("AWSCURRENT").map(|key| key.id), Some(replaced));
-}
 
 fn death(key: &Key) -> String {
     rfc3339(key.dies_at().unwrap())
@@ -71,7 +39,7 @@ fn a_lost_key_is_rotated_and_revoked_by_the_next_attempt() {
     Bench::run(async |bench| {
         for admin in [true, false] {
             let world = bench.world(&Setting { admin, ..Setting::default() });
-            rotate_through(&world, "rotate#1=kill-after", RETRIES, 2).await;
+            world.rotate_through("rotate#1=kill-after", RETRIES, 2).await;
         }
     });
 }
@@ -81,11 +49,11 @@ fn a_lost_key_is_found_by_a_rotation_with_another_token() {
     Bench::run(async |bench| {
         for admin in [true, false] {
             let world = bench.world(&Setting { admin, ..Setting::default() });
-            let abandoned = lose_a_key(&world).await;
+            let (abandoned, _) = world.lose_a_key().await;
             world.clear_pending(&abandoned.token);
             world.advance(TAKE_OVER);
             world.rotate_completely(&token("third", 0)).await;
-            assert_chain(&world, 2);
+            world.assert_chain(2);
         }
     });
 }
@@ -95,13 +63,13 @@ fn a_lost_key_is_found_after_a_field_of_the_secret_was_edited() {
     for shape in [Shape::ApiKey, Shape::Environment, Shape::WithoutId] {
         Bench::run(async |bench| {
             let world = bench.world(&Setting { shape, ..Setting::default() });
-            lose_a_key(&world).await;
+            world.lose_a_key().await;
             let mut fields: Value = serde_json::from_str(&world.value("AWSCURRENT").unwrap()).unwrap();
             fields["note"] = "edited".into();
             world.put(&fields.to_string(), &token("edited", 0));
             world.advance(TAKE_OVER);
             world.rotate_completely(&token("third", 0)).await;
-            assert_chain(&world, 2);
+            world.assert_chain(2);
             assert!(world.value("AWSCURRENT").unwrap().contains("\"note\":\"edited\""));
         });
     }
@@ -113,7 +81,7 @@ fn a_lost_key_is_the_head_of_the_chain_and_no_second_candidate_where_nothing_nam
         for shape in [Shape::WithoutId, Shape::Plain] {
             let world = bench.world(&Setting { shape, strangers: false, ..Setting::default() });
             world.untag("kosli:key-id");
-            rotate_through(&world, "rotate#1=kill-after", RETRIES, 2).await;
+            world.rotate_through("rotate#1=kill-after", RETRIES, 2).await;
         }
     });
 }
@@ -123,7 +91,7 @@ fn a_chain_of_two_lost_keys_is_rotated_at_its_head() {
     Bench::run(async |bench| {
         for admin in [true, false] {
             let world = bench.world(&Setting { admin, ..Setting::default() });
-            rotate_through(&world, "rotate#1..2=kill-after", RETRIES, 3).await;
+            world.rotate_through("rotate#1..2=kill-after", RETRIES, 3).await;
         }
     });
 }
@@ -132,7 +100,7 @@ fn a_chain_of_two_lost_keys_is_rotated_at_its_head() {
 fn a_key_that_kosli_names_without_its_value_is_replaced_in_the_same_step() {
     Bench::run(async |bench| {
         let world = bench.world(&Setting::default());
-        rotate_through(&world, "rotate#1=incomplete", ONCE, 2).await;
+        world.rotate_through("rotate#1=incomplete", ONCE, 2).await;
     });
 }
 
@@ -159,7 +127,7 @@ fn a_mint_whose_outcome_is_unclear_is_looked_for_in_the_same_step() {
         ] {
             for admin in [true, false] {
                 let world = bench.world(&Setting { admin, ..Setting::default() });
-                rotate_through(&world, rule, ONCE, keys).await;
+                world.rotate_through(rule, ONCE, keys).await;
             }
         }
     });
@@ -172,7 +140,7 @@ fn a_refusal_after_an_unclear_outcome_is_a_reason_to_look_again() {
             // The list shows what the first call has made only after it was looked for, and the second call is refused for it.
             let switches = Switches { rotate_in_grace, list_lag: Duration::from_secs(15), ..Switches::default() };
             let world = bench.world(&Setting { switches, ..Setting::default() });
-            rotate_through(&world, "rotate#1=drop-after", ONCE, 2).await;
+            world.rotate_through("rotate#1=drop-after", ONCE, 2).await;
         }
     });
 }
@@ -182,7 +150,7 @@ fn a_lost_key_is_replaced_with_the_shortest_grace_period() {
     Bench::run(async |bench| {
         let variables = vec![("KOSLI_GRACE_PERIOD_HOURS".to_owned(), "48".to_owned())];
         let world = bench.world(&Setting { variables, ..Setting::default() });
-        let rotation = lose_a_key(&world).await;
+        let (rotation, _) = world.lose_a_key().await;
         world.advance(TAKE_OVER);
         world.rule("revoke=error-before:503");
         done(world.step(&rotation, "createSecret").await);
@@ -200,7 +168,7 @@ fn a_single_401_is_no_death() {
         for admin in [true, false] {
             for rule in ["verify#1=refuse:401", "list#1=refuse:401"] {
                 let world = bench.world(&Setting { admin, ..Setting::default() });
-                rotate_through(&world, rule, ONCE, 1).await;
+                world.rotate_through(rule, ONCE, 1).await;
             }
         }
     });
@@ -243,7 +211,7 @@ fn a_store_that_is_throttled_is_repeated_and_nothing_is_minted_twice() {
             "PutSecretValue#1=drop-before",
         ] {
             let world = bench.world(&Setting::default());
-            rotate_through(&world, rule, ONCE, 1).await;
+            world.rotate_through(rule, ONCE, 1).await;
         }
     });
 }
@@ -260,7 +228,7 @@ fn a_store_whose_outcome_is_unclear_is_read_back() {
             "PutSecretValue=no-answer-after",
         ] {
             let world = bench.world(&Setting::default());
-            rotate_through(&world, rule, ONCE, 1).await;
+            world.rotate_through(rule, ONCE, 1).await;
         }
     });
 }
@@ -280,9 +248,8 @@ fn a_store_that_is_refused_for_good_names_the_lost_key_and_the_next_attempt_reco
         }
         world.assert_kept();
         world.advance(TAKE_OVER);
-        assert_eq!(world.drive(&rotation, RETRIES).await, Event::Succeeded, "{}", world.story());
-        world.assert_completed();
-        assert_chain(&world, 2);
+        world.complete(&rotation, RETRIES).await;
+        world.assert_chain(2);
     });
 }
 
@@ -296,8 +263,7 @@ fn with_too_little_time_left_nothing_is_minted() {
         assert!(message.contains("Nothing was changed"), "{message}");
         assert_eq!((world.minted().len(), world.writes()), (0, 0));
         world.assert_kept();
-        assert_eq!(world.drive(&rotation, ONCE).await, Event::Succeeded);
-        world.assert_completed();
+        world.complete(&rotation, ONCE).await;
     });
 }
 
@@ -319,7 +285,7 @@ fn time_that_slow_reads_have_used_up_is_not_minted_in() {
 fn a_slow_rotation_is_waited_for_and_not_repeated() {
     Bench::run(async |bench| {
         let world = bench.world(&Setting::default());
-        rotate_through(&world, "rotate#1=delay:25s", ONCE, 1).await;
+        world.rotate_through("rotate#1=delay:25s", ONCE, 1).await;
         assert_eq!(world.count(&["rotate"]), 1);
     });
 }
@@ -336,7 +302,7 @@ fn every_step_waits_for_a_stale_view_to_pass() {
                     let end = world.rotate(&second(), ONCE).await;
                     assert_eq!(end, Event::Succeeded, "{staleness:?} {shape:?}\n{}", world.story());
                     world.assert_completed();
-                    assert_chain(&world, 1);
+                    world.assert_chain(1);
                 }
             }
         }
@@ -349,7 +315,7 @@ fn a_view_that_stays_stale_fails_the_step_and_never_the_key() {
         let staleness = Staleness::For(Duration::from_secs(30));
         let world = bench.world(&Setting { staleness, ..Setting::default() });
         world.rotate_completely(&second()).await;
-        assert_chain(&world, 1);
+        world.assert_chain(1);
         assert!(world.history.borrow().iter().any(|line| line.contains("PendingValueMissing")), "{}", world.story());
     });
 }
@@ -367,8 +333,7 @@ fn a_stale_no_value_costs_at_most_one_key_which_is_revoked() {
             let again = world.step(&rotation, "createSecret").await;
             let superfluous = world.minted().split_off(1);
             assert!(superfluous.len() <= usize::from(lag > 0), "{again:?}\n{}", world.story());
-            assert_eq!(world.drive(&rotation, RETRIES).await, Event::Succeeded, "{}", world.story());
-            world.assert_completed();
+            world.complete(&rotation, RETRIES).await;
             assert!(superfluous.iter().all(|key| !world.lives(&key.id)), "{}", world.story());
         }
     });
@@ -454,8 +419,7 @@ fn a_late_duplicate_of_any_step_changes_nothing() {
                 deliver([None; 4]).await;
                 done(world.step(&third, "createSecret").await);
                 deliver([None; 4]).await;
-                assert_eq!(world.drive(&third, ONCE).await, Event::Succeeded, "{}", world.story());
-                world.assert_completed();
+                world.complete(&third, ONCE).await;
                 deliver([Some("TokenNotPending"); 4]).await;
                 world.advance(DAY);
                 world.rotate_completely(&token("fourth", 0)).await;
@@ -472,7 +436,7 @@ fn the_sweep_is_done_when_finish_secret_comes_again() {
     Bench::run(async |bench| {
         for admin in [true, false] {
             let world = bench.world(&Setting { admin, ..Setting::default() });
-            let rotation = lose_a_key(&world).await;
+            let (rotation, _) = world.lose_a_key().await;
             world.advance(TAKE_OVER);
             world.rule("revoke=error-before:503");
             let answer = done(world.step(&rotation, "createSecret").await);
@@ -489,7 +453,7 @@ fn the_sweep_is_done_when_finish_secret_comes_again() {
             let answer = done(world.step(&rotation, "finishSecret").await);
             assert_eq!((&answer["outcome"], &answer["revoked_key_ids"]), (&json!("already current"), &json!([lost])));
             world.assert_completed();
-            assert_chain(&world, 2);
+            world.assert_chain(2);
         }
     });
 }
@@ -498,7 +462,7 @@ fn the_sweep_is_done_when_finish_secret_comes_again() {
 fn a_twins_key_is_left_alone_while_the_twin_may_live() {
     Bench::run(async |bench| {
         let world = bench.world(&Setting::default());
-        let rotation = lose_a_key(&world).await;
+        let (rotation, _) = world.lose_a_key().await;
         let event = step_event(&rotation, "createSecret");
         for _ in 0..3 {
             world.advance(Duration::from_secs(10));
@@ -516,9 +480,8 @@ fn a_twins_key_is_left_alone_while_the_twin_may_live() {
         assert_eq!(answer["outcome"], "recovered");
         let waited = world.emulator.clock().now().duration_since(begin).unwrap();
         assert!(waited > Duration::from_secs(30), "{waited:?}");
-        assert_eq!(world.drive(&rotation, ONCE).await, Event::Succeeded, "{}", world.story());
-        world.assert_completed();
-        assert_chain(&world, 2);
+        world.complete(&rotation, ONCE).await;
+        world.assert_chain(2);
     });
 }
 
@@ -536,9 +499,8 @@ fn a_twin_that_stores_while_it_is_waited_for_has_done_the_work() {
         world.advance(Duration::from_secs(20));
         let answer = done(world.invoke(1, &event).await);
         assert_eq!(answer["outcome"], "already created", "{}", world.story());
-        assert_eq!(world.drive(&rotation, ONCE).await, Event::Succeeded, "{}", world.story());
-        world.assert_completed();
-        assert_chain(&world, 1);
+        world.complete(&rotation, ONCE).await;
+        world.assert_chain(1);
     });
 }
 
@@ -573,9 +535,8 @@ fn an_execution_that_was_held_between_mint_and_store_comes_too_late_and_does_no_
         let late = held.await;
         assert!(late.is_err(), "{late:?}");
         assert_eq!(world.value("AWSPENDING"), stored);
-        assert_eq!(world.drive(&rotation, ONCE).await, Event::Succeeded, "{}", world.story());
-        world.assert_completed();
-        assert_chain(&world, 2);
+        world.complete(&rotation, ONCE).await;
+        world.assert_chain(2);
     });
 }
 

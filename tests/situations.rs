@@ -114,8 +114,7 @@ fn fifty_rotations_keep_the_labels_bounded_and_the_value_in_its_form() {
                     assert_eq!(done(world.step(&last, "finishSecret").await)["outcome"], "already current");
                     assert_eq!(world.value("AWSPENDING"), pending);
                 }
-                assert_eq!(world.drive(&rotation, ONCE).await, Event::Succeeded, "{}", world.story());
-                world.assert_completed();
+                world.complete(&rotation, ONCE).await;
                 let labels = labels(&world);
                 let key_ids = labels.iter().filter(|label| label.starts_with(LABEL)).count();
                 assert!(labels.len() <= 20 && key_ids <= 3, "{labels:?}");
@@ -213,8 +212,7 @@ fn the_first_rotation_without_a_key_id_lists_the_candidates_where_there_are_seve
         world.assert_kept();
         // What the error asks for.
         world.tag("kosli:key-id", &world.first_key);
-        assert_eq!(world.drive(&rotation, ONCE).await, Event::Succeeded, "{}", world.story());
-        world.assert_completed();
+        world.complete(&rotation, ONCE).await;
         assert_eq!(world.kosli_key(&other.id).rotated_at, None);
     });
 }
@@ -331,15 +329,6 @@ fn a_field_edited_by_hand_leaves_the_key_its_id() {
     });
 }
 
-/// Runs the steps up to the promotion.
-async fn until_finish(world: &World, token: &str) -> RotationRequest {
-    let rotation = world.begin_rotation(token).unwrap();
-    for step in ["createSecret", "setSecret", "testSecret"] {
-        done(world.step(&rotation, step).await);
-    }
-    rotation
-}
-
 #[test]
 fn immediate_revocation_proves_the_old_key_dead() {
     Bench::run(async |bench| {
@@ -350,7 +339,7 @@ fn immediate_revocation_proves_the_old_key_dead() {
                 let switches = Switches { revoked_key_accepted_for, ..Switches::default() };
                 let setting = Setting { switches, admin, revoke_immediately: true, ..Setting::default() };
                 let world = bench.world(&setting);
-                let rotation = until_finish(&world, &turn(0)).await;
+                let rotation = world.until_finish(&turn(0)).await;
                 let answer = done(world.step(&rotation, "finishSecret").await);
                 assert_eq!(answer["old_key"], "dead", "{answer}");
                 assert_eq!(answer["revoked_key_ids"], json!([world.first_key]));
@@ -369,7 +358,7 @@ fn immediate_revocation_says_that_the_old_key_is_alive() {
     Bench::run(async |bench| {
         let switches = Switches { revoked_key_accepted_for: HOUR, ..Switches::default() };
         let world = bench.world(&Setting { switches, revoke_immediately: true, ..Setting::default() });
-        let rotation = until_finish(&world, &turn(0)).await;
+        let rotation = world.until_finish(&turn(0)).await;
         let answer = done(world.step(&rotation, "finishSecret").await);
         assert_eq!(answer["old_key"], "alive", "{answer}");
         let warning = answer["warnings"][0].as_str().unwrap();
@@ -383,7 +372,7 @@ fn immediate_revocation_says_that_it_cannot_tell() {
     Bench::run(async |bench| {
         for rule in ["verify#2..=error-before:503", "verify#2..=no-answer", "verify#2..=refuse:403"] {
             let world = bench.world(&Setting { revoke_immediately: true, ..Setting::default() });
-            let rotation = until_finish(&world, &turn(0)).await;
+            let rotation = world.until_finish(&turn(0)).await;
             world.rule(rule);
             let answer = done(world.step(&rotation, "finishSecret").await);
             assert_eq!(answer["old_key"], "cannot tell", "{rule}: {answer}");
@@ -398,7 +387,7 @@ fn immediate_revocation_never_ends_an_id_that_the_new_key_has() {
     Bench::run(async |bench| {
         let switches = Switches { successor_id: SuccessorId::Same, ..Switches::default() };
         let world = bench.world(&Setting { switches, revoke_immediately: true, ..Setting::default() });
-        let rotation = until_finish(&world, &turn(0)).await;
+        let rotation = world.until_finish(&turn(0)).await;
         let answer = done(world.step(&rotation, "finishSecret").await);
         assert_eq!(answer["old_key"], "cannot tell", "{answer}");
         assert!(answer["warnings"][0].as_str().is_some_and(|warning| warning.contains("the same id")), "{answer}");
@@ -413,7 +402,7 @@ fn immediate_revocation_never_ends_an_id_that_a_pending_version_holds() {
         for shape in [Shape::ApiKey, Shape::Plain] {
             let world = bench.world(&Setting { shape, ..Setting::default() });
             let first = world.value("AWSCURRENT").unwrap();
-            let rotation = until_finish(&world, &turn(0)).await;
+            let rotation = world.until_finish(&turn(0)).await;
             done(world.step(&rotation, "finishSecret").await);
             // Somebody stages the old value, in order to go back to it. Then the policy changes, and the step comes again.
             let stages = match shape {
@@ -764,8 +753,7 @@ fn the_permission_is_asked_for_in_every_step() {
         }
         assert_eq!(kosli(&world), calls);
         world.setting = Setting::default();
-        assert_eq!(world.drive(&rotation, ONCE).await, Event::Succeeded);
-        world.assert_completed();
+        world.complete(&rotation, ONCE).await;
         world.setting = with_variables(&[("KOSLI_SERVICE_ACCOUNTS", "other/*")]);
         refused(world.step(&rotation, "finishSecret").await, "NotPermitted");
     });
@@ -777,8 +765,7 @@ fn the_rotation_token_is_passed_on_and_never_answered() {
         for shape in [Shape::ApiKey, Shape::Plain] {
             let world = bench.world(&Setting { shape, ..Setting::default() });
             let rotation = world.begin_rotation(&turn(0)).unwrap();
-            assert_eq!(world.drive(&rotation, ONCE).await, Event::Succeeded);
-            world.assert_completed();
+            world.complete(&rotation, ONCE).await;
             let stored = world.emulator.with_secrets_manager(|service| {
                 service.secret(&world.arn).unwrap().versions.get(&turn(0)).unwrap().rotation_token.clone()
             });
@@ -946,10 +933,7 @@ fn the_old_key_is_not_revoked_by_a_tag_that_was_not_believed_before_the_mint() {
         let answer = world.emulator.with_kosli(|kosli| kosli.handle(&request));
         let minted: Value = serde_json::from_slice(answer.body()).unwrap();
         world.put(minted["key"].as_str().unwrap(), &token("hand", 0));
-        let rotation = world.begin_rotation(&turn(0)).unwrap();
-        for step in ["createSecret", "setSecret", "testSecret"] {
-            done(world.step(&rotation, step).await);
-        }
+        let rotation = world.until_finish(&turn(0)).await;
         let answer = done(world.step(&rotation, "finishSecret").await);
         assert_eq!(answer["old_key"], "cannot tell");
         assert_eq!(world.kosli_key(&world.first_key).revoked_at, None);

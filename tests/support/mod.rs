@@ -745,6 +745,53 @@ impl World {
         self.assert_completed();
     }
 
+    /// Drives a rotation that has begun, and asserts that it completes and that every promise holds.
+    pub async fn complete(&self, rotation: &RotationRequest, retries: Retries) {
+        assert_eq!(self.drive(rotation, retries).await, Event::Succeeded, "{}", self.story());
+        self.assert_completed();
+    }
+
+    /// Rotates while this befalls it, and asserts that every promise holds and how many keys it took.
+    pub async fn rotate_through(&self, rule: &str, retries: Retries, keys: usize) {
+        self.rule(rule);
+        assert_eq!(self.rotate(&second(), retries).await, Event::Succeeded, "{rule}\n{}", self.story());
+        self.assert_completed();
+        self.assert_chain(keys);
+    }
+
+    /// Asserts that every key but the last was lost, and that each was replaced by rotating it.
+    pub fn assert_chain(&self, length: usize) {
+        let minted = self.minted();
+        assert_eq!(minted.len(), length, "{}", self.story());
+        let mut replaced = self.first_key.clone();
+        for key in &minted {
+            assert_eq!(key.minted_by, MintedBy::Rotate { of: replaced.clone() }, "{}", self.story());
+            replaced.clone_from(&key.id);
+        }
+        for lost in &minted[..length - 1] {
+            assert!(lost.revoked_at.is_some(), "the lost key {} was not revoked\n{}", lost.id, self.story());
+        }
+        assert_eq!(self.key("AWSCURRENT").map(|key| key.id), Some(replaced));
+    }
+
+    /// Begins a rotation whose first mint has its effect and whose execution then dies: the key's value is lost.
+    pub async fn lose_a_key(&self) -> (RotationRequest, Key) {
+        let rotation = self.begin_rotation(&second()).unwrap();
+        self.rule("rotate#1=kill-after");
+        refused(self.step(&rotation, "createSecret").await, "Runtime.killed");
+        let [lost] = <[Key; 1]>::try_from(self.minted()).unwrap();
+        (rotation, lost)
+    }
+
+    /// Begins a rotation and runs its steps up to the promotion.
+    pub async fn until_finish(&self, token: &str) -> RotationRequest {
+        let rotation = self.begin_rotation(token).unwrap();
+        for step in ["createSecret", "setSecret", "testSecret"] {
+            done(self.step(&rotation, step).await);
+        }
+        rotation
+    }
+
     /// Asserts the promises that hold once a rotation has completed.
     pub fn assert_completed(&self) {
         let broken = self.check_completed();
