@@ -164,7 +164,7 @@ fn the_sweep_finds_what_was_lost_before_a_field_was_edited() {
     Bench::run(async |bench| {
         let world = bench.world(&Setting::default());
         let (_, lost) = world.lose_a_key().await;
-        world.put(&world.value("AWSCURRENT").unwrap().replace("ours", "edited"), &token("hand", 0));
+        world.put(&world.edited(), &token("hand", 0));
         world.advance(TAKE_OVER);
         let rotation = world.begin_rotation(&token("third", 0)).unwrap();
         world.rule("revoke=error-before:503");
@@ -378,11 +378,10 @@ fn a_created_key_is_described_as_the_one_that_it_replaces() {
         ] {
             let world = bench.world(&Setting::default());
             let key = add_key(&world, description, now(&world), now(&world) + DAY * 90);
-            let mut fields: Value = serde_json::from_str(&world.value("AWSCURRENT").unwrap()).unwrap();
-            (fields["api_key"], fields["key_id"]) = (key.value.into(), key.id.clone().into());
+            let value = world.with_key(&key);
             // Nothing is known of the version before.
             world.put("placeholder", &token("hand", 0));
-            world.put(&fields.to_string(), &token("hand", 1));
+            world.put(&value, &token("hand", 1));
             world.rule("rotate=refuse:400");
             let rotation = world.begin_rotation(&second()).unwrap();
             let answer = done(world.step(&rotation, "createSecret").await);
@@ -423,9 +422,7 @@ fn where_kosli_changes_the_expiry_what_may_be_an_orphan_is_named_and_nothing_els
         let switches = Switches { last_used_at: LastUsedAt::Never, ..world.setting.switches.clone() };
         let world = bench.world(&Setting { switches, ..alone() });
         let key = add_key(&world, DESCRIPTION, now(&world), now(&world) + DAY * 90);
-        let mut fields: Value = serde_json::from_str(&world.value("AWSCURRENT").unwrap()).unwrap();
-        (fields["api_key"], fields["key_id"]) = (key.value.into(), key.id.into());
-        world.put(&fields.to_string(), &token("hand", 0));
+        world.put(&world.with_key(&key), &token("hand", 0));
         let rotation = world.begin_rotation(&second()).unwrap();
         assert_eq!(done(world.step(&rotation, "createSecret").await).get("warnings"), None);
     });
@@ -533,9 +530,7 @@ fn a_current_key_that_expires_before_its_grace_period_ends_is_said_to_die_then()
     Bench::run(async |bench| {
         let world = bench.world(&Setting::default());
         let key = add_key(&world, DESCRIPTION, now(&world), now(&world) + HOUR * 5);
-        let mut fields: Value = serde_json::from_str(&world.value("AWSCURRENT").unwrap()).unwrap();
-        (fields["api_key"], fields["key_id"]) = (key.value.into(), key.id.into());
-        world.put(&fields.to_string(), &token("hand", 0));
+        world.put(&world.with_key(&key), &token("hand", 0));
         let rotation = world.begin_rotation(&second()).unwrap();
         world.rule("rotate=drop-after");
         let error = world.step(&rotation, "createSecret").await.unwrap_err();
@@ -590,7 +585,7 @@ fn a_tag_that_names_another_key_than_the_value_counts_for_the_first_version_alon
         assert!(world.minted().is_empty());
 
         // Somebody has stored another version since the tag was written.
-        world.put(&world.value("AWSCURRENT").unwrap().replace("ours", "edited"), &token("hand", 0));
+        world.put(&world.edited(), &token("hand", 0));
         world.rotate_completely(&token("third", 0)).await;
 
         // After a rotation the tag names the key before.

@@ -12,7 +12,7 @@ use emulator::kosli::{LastUsedAt, RotateInGrace, Switches};
 use emulator::rotation::Event;
 use http::Request;
 use kosli_key_rotation::marker::{Attempt, Mark};
-use serde_json::{Value, json};
+use serde_json::json;
 use support::{
     ACCOUNT, Bench, DAY, DESCRIPTION, HOUR, ONCE, ORG, Setting, Shape, aws, done, refused, second, token, version_id,
 };
@@ -114,16 +114,14 @@ fn a_current_version_that_a_person_makes_while_the_label_moves_stays_current() {
     Bench::run(async |bench| {
         let world = bench.world(&Setting::default());
         let rotation = world.until_finish(&second()).await;
-        let mut fields: Value = serde_json::from_str(&world.value("AWSCURRENT").unwrap()).unwrap();
-        fields["note"] = "edited".into();
-        let (edited, arn) = (fields.to_string(), world.arn.clone());
+        let edited = world.edited();
+        let body = json!({"SecretId": world.arn, "SecretString": edited, "ClientRequestToken": token("hand", 0)});
         world.meanwhile("UpdateSecretVersionStage", move |emulator| {
-            let body = json!({"SecretId": arn, "SecretString": edited, "ClientRequestToken": token("hand", 0)});
             aws(emulator, "PutSecretValue", &body).unwrap();
         });
         let message = refused(world.step(&rotation, "finishSecret").await, "CurrentMoved");
         assert!(message.contains(&token("hand", 0)), "{message}");
-        assert_eq!(world.value("AWSCURRENT"), Some(fields.to_string()));
+        assert_eq!(world.value("AWSCURRENT"), Some(edited));
         assert_eq!(world.count(&["UpdateSecretVersionStage"]), 1);
         assert_eq!(world.count(&["revoke"]), 0);
         world.assert_kept();
@@ -134,8 +132,7 @@ fn a_current_version_that_a_person_makes_while_the_label_moves_stays_current() {
 fn a_current_label_that_a_person_moves_while_it_is_read_is_read_again() {
     Bench::run(async |bench| {
         let world = bench.world(&Setting::default());
-        let value = world.value("AWSCURRENT").unwrap();
-        world.put(&value.replace("ours", "edited"), &token("hand", 0));
+        world.put(&world.edited(), &token("hand", 0));
         let rotation = world.begin_rotation(&second()).unwrap();
         let back = json!({"SecretId": world.arn, "VersionStage": "AWSCURRENT", "MoveToVersionId": token("first", 0),
                           "RemoveFromVersionId": token("hand", 0)});

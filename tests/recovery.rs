@@ -12,7 +12,7 @@ use emulator::kosli::{ExpiresAt, Key, MintedBy, RotateInGrace, Switches};
 use emulator::rotation::{Event, STEPS, step_event};
 use emulator::secrets_manager::Staleness;
 use kosli_key_rotation::rotation::LambdaContext;
-use serde_json::{Value, json};
+use serde_json::json;
 use support::{Bench, DAY, HOUR, ONCE, RETRIES, Setting, Shape, World, done, refused, rfc3339, second, token};
 
 /// After this long another execution's key counts as lost: the function's time-out and some fifteen seconds.
@@ -64,9 +64,7 @@ fn a_lost_key_is_found_after_a_field_of_the_secret_was_edited() {
         Bench::run(async |bench| {
             let world = bench.world(&Setting { shape, ..Setting::default() });
             world.lose_a_key().await;
-            let mut fields: Value = serde_json::from_str(&world.value("AWSCURRENT").unwrap()).unwrap();
-            fields["note"] = "edited".into();
-            world.put(&fields.to_string(), &token("edited", 0));
+            world.put(&world.edited(), &token("edited", 0));
             world.advance(TAKE_OVER);
             world.rotate_completely(&token("third", 0)).await;
             world.assert_chain(2);

@@ -318,9 +318,7 @@ fn a_field_edited_by_hand_leaves_the_key_its_id() {
             let world = bench.world(&setting);
             world.rotate_completely(&turn(0)).await;
             let rotated = current_id(&world);
-            let mut fields: Value = serde_json::from_str(&world.value("AWSCURRENT").unwrap()).unwrap();
-            fields["note"] = "edited".into();
-            world.put(&fields.to_string(), &token("hand", 0));
+            world.put(&world.edited(), &token("hand", 0));
             world.rotate_completely(&turn(1)).await;
             assert_eq!(world.minted()[1].minted_by, MintedBy::Rotate { of: rotated.clone() });
             assert_eq!(world.lives(&rotated), !revoke_immediately);
@@ -452,9 +450,7 @@ fn a_key_that_was_revoked_by_hand_needs_a_person_where_there_is_no_admin_key() {
         assert!(world.minted().is_empty());
         // The steps, done by hand.
         let by_hand = made_by_hand(&world, ACCOUNT);
-        let mut fields: Value = serde_json::from_str(&world.value("AWSCURRENT").unwrap()).unwrap();
-        (fields["api_key"], fields["key_id"]) = (by_hand.value.into(), by_hand.id.into());
-        world.put(&fields.to_string(), &token("hand", 0));
+        world.put(&world.with_key(&by_hand), &token("hand", 0));
         current_may_be_dead(&world, false);
         world.rotate_completely(&turn(1)).await;
     });

@@ -892,6 +892,24 @@ impl World {
         })
     }
 
+    /// The value under `AWSCURRENT`, JSON, with a field that somebody edits.
+    pub fn edited(&self) -> String {
+        self.with_fields(&[("note", "edited")])
+    }
+
+    /// The value under `AWSCURRENT`, of the shape with `api_key`, with this key in the place of its own.
+    pub fn with_key(&self, key: &Key) -> String {
+        self.with_fields(&[("api_key", &key.value), ("key_id", &key.id)])
+    }
+
+    fn with_fields(&self, fields: &[(&str, &str)]) -> String {
+        let mut value: Value = serde_json::from_str(&self.value("AWSCURRENT").unwrap()).unwrap();
+        for (name, field) in fields {
+            value[*name] = (*field).into();
+        }
+        value.to_string()
+    }
+
     /// The Kosli key whose value a label holds.
     pub fn key(&self, label: &str) -> Option<Key> {
         let value = key_in(&self.value(label)?)?;
