@@ -142,7 +142,7 @@ async fn values_that_are_hard_on_a_parser() {
     let value = |name, error_type, words: &[&'static str], text: String| {
         Case::new(name, error_type, words).value(Wrong::Text(text))
     };
-    check_all([
+    let mut cases = vec![
         // The key, the id and their names take the rest.
         value("64 KiB", "NoRoom", &["64 KiB", "Shorten"], padded(65_536 - 200)),
         value("64 KiB in one word", "InvalidSecret", shape, "x".repeat(65_536)),
@@ -156,39 +156,18 @@ async fn values_that_are_hard_on_a_parser() {
             shape,
             GOOD.replace("\"<key>\"", &format!("{}{}", "[".repeat(9_000), "]".repeat(9_000))),
         ),
-        value(
-            "the key twice",
-            "InvalidSecret",
-            &["`api_key` twice"],
-            GOOD.replacen('{', "{\"api_key\":\"made-up\",", 1),
-        ),
-        value(
-            "the key twice, once in disguise",
-            "InvalidSecret",
-            &["`api_key` twice"],
-            GOOD.replacen('{', "{\"\\u0061pi_key\":\"made-up\",", 1),
-        ),
-        value(
-            "the organization twice",
-            "InvalidSecret",
-            &["`org` twice"],
-            GOOD.replacen('{', "{\"org\":\"other\",", 1),
-        ),
-        value(
-            "the organization twice, once null",
-            "InvalidSecret",
-            &["`org` twice"],
-            GOOD.replacen('{', "{\"org\":null,", 1),
-        ),
-        value(
-            "the service account twice",
-            "InvalidSecret",
-            &["`service_account` twice"],
-            GOOD.replacen('{', "{\"service_account\":\"ci\",", 1),
-        ),
-        value("the key id twice", "InvalidSecret", &["`key_id` twice"], GOOD.replacen('{', "{\"key_id\":\"<id>\",", 1)),
-    ])
-    .await;
+    ];
+    for (name, word, field) in [
+        ("the key twice", "`api_key` twice", r#""api_key":"made-up""#),
+        ("the key twice, once in disguise", "`api_key` twice", r#""\u0061pi_key":"made-up""#),
+        ("the organization twice", "`org` twice", r#""org":"other""#),
+        ("the organization twice, once null", "`org` twice", r#""org":null"#),
+        ("the service account twice", "`service_account` twice", r#""service_account":"ci""#),
+        ("the key id twice", "`key_id` twice", r#""key_id":"<id>""#),
+    ] {
+        cases.push(value(name, "InvalidSecret", &[word], GOOD.replacen('{', &format!("{{{field},"), 1)));
+    }
+    check_all(cases).await;
 }
 
 /// What lies around the key is kept, and neither read nor obeyed: a host, an admin secret, a policy, and a deep nest.
