@@ -9,16 +9,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use emulator::Fault;
 use emulator::kosli::Key;
-use emulator::rotation::{Event, Retries};
+use emulator::rotation::Event;
 use kosli_key_rotation::marker::{Attempt, Mark};
 use kosli_key_rotation::rotation::LambdaContext;
 use serde_json::{Value, json};
 use support::{
-    ACCOUNT, ADMIN_SECRET, Bench, DAY, DESCRIPTION, FUNCTION, HOUR, ORG, SECRET, Setting, Shape, World, token,
-    version_id,
+    ACCOUNT, ADMIN_SECRET, Bench, DAY, DESCRIPTION, FUNCTION, HOUR, ONCE, ORG, RETRIES, SECRET, Setting, Shape, World,
+    token, version_id,
 };
-
-const RETRIES: Retries = Retries { attempts: 6, spacing: Duration::from_secs(120) };
 
 /// Runs a test on a bench of its own.
 fn on_a_bench(test: impl AsyncFnOnce(&Bench)) {
@@ -166,8 +164,8 @@ fn a_stuck_rotation_is_named_with_and_without_a_pending_value() {
             world.emulator.clock().advance(DAY * 3);
             let fault = if after == "rotate" { Fault::KillBefore } else { Fault::KillAfter };
             world.fault_on(after, fault);
-            let once = Retries { attempts: 1, ..RETRIES };
-            assert_eq!(world.rotate(&token("third", 0), once).await, Event::GivenUp);
+
+            assert_eq!(world.rotate(&token("third", 0), ONCE).await, Event::GivenUp);
             detail(&check(&world).await, "stuck", true);
             world.emulator.clock().advance(HOUR * 2);
             let report = check(&world).await;
@@ -184,8 +182,8 @@ fn an_orphan_is_named_once_no_rotation_can_be_at_work() {
         let world = rotated(bench, &Setting::default()).await;
         world.emulator.clock().advance(DAY * 3);
         world.fault_on("rotate", Fault::KillAfter);
-        let once = Retries { attempts: 1, ..RETRIES };
-        assert_eq!(world.rotate(&token("third", 0), once).await, Event::GivenUp);
+
+        assert_eq!(world.rotate(&token("third", 0), ONCE).await, Event::GivenUp);
         let lost = world.minted().last().unwrap().id.clone();
         let report = check(&world).await;
         detail(&report, "orphans", true);
@@ -351,9 +349,9 @@ fn a_rotation_is_stuck_and_a_key_orphaned_after_an_hour() {
             let world = rotated(bench, &Setting::default()).await;
             world.advance(DAY * 3);
             world.fault_on("PutSecretValue", fault.clone());
-            let once = Retries { attempts: 1, ..RETRIES };
+
             let began = world.emulator.clock().now();
-            assert_eq!(world.rotate(&token("third", 0), once).await, Event::GivenUp);
+            assert_eq!(world.rotate(&token("third", 0), ONCE).await, Event::GivenUp);
             let since = match (name, fault) {
                 ("orphans", _) => world.minted().last().unwrap().created_at,
                 (_, Fault::KillAfter) => stored(&world, "AWSPENDING"),

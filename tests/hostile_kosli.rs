@@ -23,12 +23,12 @@ use std::time::{Duration, UNIX_EPOCH};
 use answers::{Case, NOTHING, STATUS, answers, echoes, endless, keys, lists, new_keys, under};
 use emulator::Clock;
 use emulator::kosli::Role;
-use emulator::rotation::{Event, Retries, STEPS};
+use emulator::rotation::{Event, STEPS};
 use emulator::secrets_manager::RotationRequest;
 use kosli_key_rotation::marker::{Attempt, Mark};
 use serde_json::json;
 use server::{Server, Trap};
-use support::{ACCOUNT, Bench, DAY, HOUR, ORG, SECRET, Setting, World, token, version_id};
+use support::{ACCOUNT, Bench, DAY, HOUR, ORG, RETRIES, SECRET, Setting, World, token, version_id};
 use tokio::net::TcpListener;
 use world::World as Executable;
 
@@ -41,8 +41,6 @@ const MEMORY_KIB: usize = 64 << 10;
 /// A mint that is refused, and happened: what it minted may be another execution's.
 const REFUSED: [&str; 6] =
     ["KosliRefused", "KosliRefused", "TwinExecution", "CleanUpIncomplete", "KosliRefused", "TwinExecution"];
-
-const RETRIES: Retries = Retries { attempts: 6, spacing: Duration::from_secs(120) };
 
 /// With immediate revocation every operation of a clean rotation is there. No other keys: whoever speaks for Kosli can have any
 /// of them revoked, by naming it as ours.

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use super::credential::{self, Credential};
-use super::replacement::Marks;
+use super::marks::Marks;
 use super::{Authority, DEATH_PAUSES, Role, Session};
 use crate::clock::{from_epoch_seconds, rfc3339};
 use crate::config::Policy;

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use tracing::{info, warn};
 
 use super::credential::Credential;
-pub(super) use super::marks::Marks;
+use super::marks::Marks;
 use super::{Authority, Invocation, TRY_AGAIN, kosli_failed};
 use crate::clock::from_epoch_seconds;
 use crate::config::Policy;
