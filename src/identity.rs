@@ -118,10 +118,7 @@ impl ApiKey {
     /// Whether a text shows the value, or a piece of it that is long enough to tell. Kosli's text that does is not believed, or
     /// not repeated: it may echo the request, and people mix up a key's value and its id.
     pub(crate) fn shows_in(&self, text: &str) -> bool {
-        const TELLING: usize = 12;
-        let key = self.expose();
-        let piece = TELLING.min(key.len());
-        (0..=key.len() - piece).filter_map(|start| key.get(start..start + piece)).any(|piece| text.contains(piece))
+        shows(&self.0, text)
     }
 
     /// The value: for the `Authorization` header and the secret's document, and nothing else.
@@ -182,6 +179,17 @@ fn glob(pattern: &str, text: &str) -> bool {
         rest = after;
     }
     rest.ends_with(last)
+}
+
+/// What stands in the place of words that could be a key.
+pub(crate) const LEFT_OUT: &str = "[left out]";
+
+/// Whether a text shows a secret, or a piece of it that is long enough to tell.
+pub(crate) fn shows(secret: &SecretString, text: &str) -> bool {
+    const TELLING: usize = 12;
+    let secret = secret.expose_secret();
+    let piece = TELLING.min(secret.len());
+    (0..=secret.len() - piece).filter_map(|start| secret.get(start..start + piece)).any(|piece| text.contains(piece))
 }
 
 #[cfg(test)]

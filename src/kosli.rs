@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use crate::budget::{Budget, Repeatable};
 use crate::clock::from_epoch_seconds;
 use crate::http_client::{BodyError, read_bounded};
-use crate::identity::{Account, ApiKey, KeyId, Name};
+use crate::identity::{Account, ApiKey, KeyId, LEFT_OUT, Name};
 
 /// The time-out of a call that only reads, and of a revocation, which may be repeated.
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
@@ -33,9 +33,6 @@ pub const SHORTEST_GRACE_HOURS: u32 = 1;
 
 /// The longest description of a key, in characters.
 pub const LONGEST_DESCRIPTION: usize = 256;
-
-/// What stands in the place of words that could be a key.
-const LEFT_OUT: &str = "[left out]";
 
 /// A list of some forty thousand keys. One that is longer is an error, not a cut list.
 const LARGEST_LIST: usize = 8 << 20;

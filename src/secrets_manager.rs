@@ -16,7 +16,8 @@ use aws_smithy_types::DateTime;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::budget::{Budget, Repeatable, TimedOut};
-use crate::event::{SecretId, VersionId};
+use crate::event::{RotationEvent, SecretId, VersionId};
+use crate::identity::{ApiKey, LEFT_OUT, shows};
 
 /// The time-out of every call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -229,7 +230,7 @@ impl SecretsManager {
         }))
     }
 
-    /// Stores a value as this version, under `AWSPENDING` and the labels given. Same version and same value again is a
+    /// Stores a value with this key as the version that the event is about, under `AWSPENDING` and the label given. Same version and same value again is a
     /// success, so this may be repeated whatever came of it before.
     ///
     /// # Errors
@@ -237,31 +238,33 @@ impl SecretsManager {
     pub async fn store(
         &self,
         budget: &Budget,
-        secret: &SecretId,
-        token: &VersionId,
+        event: &RotationEvent,
         value: &SecretString,
+        key: &ApiKey,
         label: Option<&str>,
-        rotation_token: Option<&SecretString>,
     ) -> Result<(), SecretsManagerError> {
-        budget
+        let RotationEvent { secret_id, token, rotation_token, .. } = event;
+        let stored = budget
             .retry(async || {
                 let call = self
                     .client
                     .put_secret_value()
-                    .secret_id(secret.as_str())
+                    .secret_id(secret_id.as_str())
                     .client_request_token(token.as_str())
                     .secret_string(value.expose_secret())
                     // Without labels Secrets Manager would move AWSCURRENT at once.
                     .version_stages(PENDING)
-                    .set_rotation_token(rotation_token.map(|token| token.expose_secret().to_owned()));
+                    .set_rotation_token(rotation_token.as_ref().map(|token| token.expose_secret().to_owned()));
                 let call = match label {
                     Some(label) => call.version_stages(label),
                     None => call,
                 };
                 outcome("secretsmanager:PutSecretValue", budget.call(CALL_TIMEOUT, Box::pin(call.send())).await)
-                    .map(drop)
             })
-            .await
+            .await;
+        let shows_one =
+            |word: &str| key.shows_in(word) || rotation_token.as_ref().is_some_and(|token| shows(token, word));
+        stored.map(drop).map_err(|error| error.without_words(shows_one))
     }
 
     /// Moves `AWSCURRENT` from one version to another, if it is still where it is expected: a compare-and-swap. Not repeated
@@ -326,6 +329,18 @@ impl Description {
 }
 
 impl SecretsManagerError {
+    /// The same, with the words left out of AWS's message that are not to be repeated. AWS's model marks secret values as
+    /// sensitive, and its own messages do not quote them; but it may be another that answers.
+    fn without_words(self, secret: impl Fn(&str) -> bool) -> Self {
+        match self {
+            Self::Refused { operation, code, message } => {
+                let words = message.split_whitespace().map(|word| if secret(word) { LEFT_OUT } else { word });
+                Self::Refused { operation, code, message: words.collect::<Vec<_>>().join(" ") }
+            }
+            unclear @ Self::Unclear { .. } => unclear,
+        }
+    }
+
     /// Whether AWS's error code is this one.
     pub fn is(&self, wanted: &str) -> bool {
         matches!(self, Self::Refused { code, .. } if code == wanted)
@@ -428,7 +443,9 @@ fn outcome<T, E: ProvideErrorMetadata>(
         SdkError::ServiceError(service) if service.raw().status().is_client_error() => SecretsManagerError::Refused {
             operation,
             code: error.code().unwrap_or("(no code)").to_owned(),
-            message: error.message().unwrap_or_default().to_owned(),
+            // Where a signature is wrong, the lines below show all that was signed, the session token with it.
+            // Source: <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-troubleshooting.html>
+            message: error.message().and_then(|message| message.lines().next()).unwrap_or_default().to_owned(),
         },
         SdkError::ServiceError(service) => {
             unclear(format!("it answered {} {}", service.raw().status().as_u16(), error.code().unwrap_or_default()))

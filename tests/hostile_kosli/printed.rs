@@ -4,7 +4,10 @@
 use std::fmt::Debug;
 use std::time::UNIX_EPOCH;
 
+use emulator::Fault;
+use emulator::faults::Refusal;
 use emulator::rotation::step_event;
+use http::StatusCode;
 use kosli_key_rotation::budget::Budget;
 use kosli_key_rotation::document::Document;
 use kosli_key_rotation::event::Event;
@@ -126,14 +129,31 @@ fn what_comes_of_secrets_manager_is_safe_to_print() {
                 world.rule(&format!("{operation}={fault}"));
             }
             let first = version_id(&token("first", 0));
-            let rotation_token = event.rotation_token.as_ref();
             print(&manager.describe(budget, secret).await);
             print(&manager.read(budget, secret, Which::Id(&first)).await);
-            print(&manager.store(budget, secret, &event.token, &value, None, rotation_token).await);
+            print(&manager.store(budget, &event, &value, &new, None).await);
             print(&manager.promote(budget, secret, &event.token, &first).await);
             print(&manager.remove_label(budget, secret, PENDING, &event.token).await);
             print(&manager.rotated_by(budget, "made-up").await);
             world.advance(HOUR);
         }
+    });
+}
+
+/// Where it finds a signature wrong, AWS shows what should have been signed, and the role's session token is among that.
+#[test]
+fn a_refused_signature_does_not_show_what_was_signed() {
+    const SAID: &str = "The request signature we calculated does not match the signature you provided.";
+    Bench::run(async |bench| {
+        let world = bench.world(&setting());
+        let rotation = world.begin_rotation(&token("second", 0)).unwrap();
+        let mut refusal = Refusal::new(StatusCode::BAD_REQUEST);
+        refusal.code = Some("SignatureDoesNotMatch".to_owned());
+        refusal.message =
+            Some(format!("{SAID}\n\nThe Canonical String should have been\n'POST\nx-amz-security-token:made-up"));
+        world.fault_on("DescribeSecret", Fault::Refuse(refusal));
+        let error = world.step(&rotation, "createSecret").await.unwrap_err().to_string();
+        assert!(error.contains("SignatureDoesNotMatch") && error.contains(SAID), "{error}");
+        assert!(!error.contains("Canonical") && !error.contains("made-up"), "{error}");
     });
 }

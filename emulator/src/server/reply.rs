@@ -103,6 +103,10 @@ fn echoing(answer: Response<Bytes>, request: &Request<Bytes>) -> Response<Bytes>
     let body = match serde_json::from_slice(answer.body()) {
         Ok(Value::Object(mut fields)) => {
             fields.insert("request".to_owned(), echo.clone().into());
+            // Secrets Manager's messages are repeated to operators, so this is where it would get out.
+            if let Some(Value::String(message)) = fields.get_mut("Message") {
+                *message += &format!(" {echo}");
+            }
             Value::Object(fields).to_string().into_bytes()
         }
         _ => [answer.body(), echo.as_bytes()].concat(),

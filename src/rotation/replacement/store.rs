@@ -30,11 +30,8 @@ impl Replacement<'_> {
         }
         let value = self.current.document.with_key(&minted.key, &minted.id);
         let label = (!self.current.document.has_key_id_field()).then(|| format!("{KEY_ID_LABEL}{}", minted.id));
-        let stored = session
-            .function
-            .secrets_manager
-            .store(&session.budget, session.secret, token, &value, label.as_deref(), event.rotation_token.as_ref())
-            .await;
+        let stored =
+            session.function.secrets_manager.store(&session.budget, event, &value, &minted.key, label.as_deref()).await;
         if let Err(error) = stored {
             // The answer may have been lost, or another execution may have been faster: only the version itself tells.
             let mut version = self.invocation.session.read(Which::Id(token)).await.ok().flatten();
