@@ -101,7 +101,7 @@ pub enum SecretsManagerError {
         operation: &'static str,
         /// AWS's error code.
         code: String,
-        /// AWS's message; it names actions, ARNs and labels.
+        /// The first line of AWS's message; it names actions, ARNs and labels.
         message: String,
     },
     /// There is no trustworthy answer: it may have happened.
@@ -230,8 +230,8 @@ impl SecretsManager {
         }))
     }
 
-    /// Stores a value with this key as the version that the event is about, under `AWSPENDING` and the label given. Same version and same value again is a
-    /// success, so this may be repeated whatever came of it before.
+    /// Stores a value with this key as the version that the event is about, under `AWSPENDING` and the label given. Same
+    /// version and same value again is a success, so this may be repeated whatever came of it before.
     ///
     /// # Errors
     /// See [`SecretsManagerError`]; `ResourceExistsException` means that the version has another value already.
@@ -254,7 +254,7 @@ impl SecretsManager {
                     .secret_string(value.expose_secret())
                     // Without labels Secrets Manager would move AWSCURRENT at once.
                     .version_stages(PENDING)
-                    .set_rotation_token(rotation_token.as_ref().map(|token| token.expose_secret().to_owned()));
+                    .set_rotation_token(rotation_token.as_ref().map(|secret| secret.expose_secret().to_owned()));
                 let call = match label {
                     Some(label) => call.version_stages(label),
                     None => call,
@@ -262,9 +262,9 @@ impl SecretsManager {
                 outcome("secretsmanager:PutSecretValue", budget.call(CALL_TIMEOUT, Box::pin(call.send())).await)
             })
             .await;
-        let shows_one =
-            |word: &str| key.shows_in(word) || rotation_token.as_ref().is_some_and(|token| shows(token, word));
-        stored.map(drop).map_err(|error| error.without_words(shows_one))
+        let tells =
+            |word: &str| key.shows_in(word) || rotation_token.as_ref().is_some_and(|secret| shows(secret, word));
+        stored.map(drop).map_err(|error| error.without_words(tells))
     }
 
     /// Moves `AWSCURRENT` from one version to another, if it is still where it is expected: a compare-and-swap. Not repeated
@@ -329,15 +329,18 @@ impl Description {
 }
 
 impl SecretsManagerError {
-    /// The same, with the words left out of AWS's message that are not to be repeated. AWS's model marks secret values as
-    /// sensitive, and its own messages do not quote them; but it may be another that answers.
-    fn without_words(self, secret: impl Fn(&str) -> bool) -> Self {
+    /// The same, without the words that tell a secret. AWS's model marks secret values as sensitive, and its own errors do not
+    /// quote them; but it may be another that answers. What such a one has encoded is not recognized.
+    fn without_words(self, tells: impl Fn(&str) -> bool) -> Self {
+        let without = |text: String| {
+            let words = text.split_whitespace().map(|word| if tells(word) { LEFT_OUT } else { word });
+            words.collect::<Vec<_>>().join(" ")
+        };
         match self {
             Self::Refused { operation, code, message } => {
-                let words = message.split_whitespace().map(|word| if secret(word) { LEFT_OUT } else { word });
-                Self::Refused { operation, code, message: words.collect::<Vec<_>>().join(" ") }
+                Self::Refused { operation, code: without(code), message: without(message) }
             }
-            unclear @ Self::Unclear { .. } => unclear,
+            Self::Unclear { operation, why } => Self::Unclear { operation, why: without(why) },
         }
     }
 
