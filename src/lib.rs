@@ -64,14 +64,14 @@
 //! which is reached again whenever the step is delivered again.
 //!
 //! **I4 Hands off.** Only the secret's own key, and keys proven to replace this version of this secret, are rotated or
-//! revoked. The proof is the mark, never used, younger than the version, the same description, held by no version
-//! (`Marks` in `marks.rs`). [`identity::Permitted`] bounds all of it, and the host and the admin secret's name
-//! come from the environment alone.
+//! revoked. The proof is the mark, never used, younger than the version, the same description (`marks.rs`), held by no
+//! version (`replacement/plan.rs` and `finish_secret.rs`). [`identity::Permitted`] bounds all of it, and the host and the
+//! admin secret's name come from the environment alone.
 //!
 //! **I5 No leak.** A key's value is in the `Authorization` header and in the secret. [`identity::ApiKey`] has a
 //! redacted `Debug`, no `Display` and no `Serialize`, and its text is reachable within this crate alone; errors are
-//! made of ids, labels, statuses and the services' own refusals (Kosli's without whatever could be a key), never of a
-//! parser's words about a value or of the body of a success; [`log`] keeps other crates below WARN out.
+//! made of ids, labels, statuses and the services' own refusals (without whatever could be a key or the rotation token),
+//! never of a parser's words about a value or of the body of a success; [`log`] keeps other crates below WARN out.
 //!
 //! **I6 Any step, any time.** Repeated, twice at once, after a crash or late: each step asks [`staging::Standing`]
 //! first, and what is done already is a success. `createSecret` reads the pending version by id right before every

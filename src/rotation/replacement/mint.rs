@@ -18,6 +18,7 @@ const LOOK_PAUSES: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(3), Duration::from_secs(4)];
 
 impl Replacement<'_> {
+    /// Attempt bits that no key on the account carries, and none of this execution's that may be there.
     pub(super) fn fresh_attempt(&self, listing: &Listing) -> Attempt {
         let mut seen = self.unclear.clone();
         seen.extend(listing.keys.iter().filter_map(|key| self.marks.attempt_of(key)));
