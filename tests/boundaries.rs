@@ -166,11 +166,8 @@ fn the_sweep_finds_what_was_lost_before_a_field_was_edited() {
         let (_, lost) = world.lose_a_key().await;
         world.put(&world.edited(), &token("hand", 0));
         world.advance(TAKE_OVER);
-        let rotation = world.begin_rotation(&token("third", 0)).unwrap();
         world.rule("revoke=error-before:503");
-        for step in ["createSecret", "setSecret", "testSecret"] {
-            done(world.step(&rotation, step).await);
-        }
+        let rotation = world.until_finish(&token("third", 0)).await;
         assert!(world.lives(&lost.id));
         world.emulator.faults().clear();
         assert_eq!(done(world.step(&rotation, "finishSecret").await)["revoked_key_ids"], json!([lost.id]));

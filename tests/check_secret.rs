@@ -163,7 +163,6 @@ fn a_stuck_rotation_is_named_with_and_without_a_pending_value() {
             world.emulator.clock().advance(DAY * 3);
             let fault = if after == "rotate" { Fault::KillBefore } else { Fault::KillAfter };
             world.fault_on(after, fault);
-
             assert_eq!(world.rotate(&token("third", 0), ONCE).await, Event::GivenUp);
             detail(&check(&world).await, "stuck", true);
             world.emulator.clock().advance(HOUR * 2);
@@ -181,7 +180,6 @@ fn an_orphan_is_named_once_no_rotation_can_be_at_work() {
         let world = rotated(bench, &Setting::default()).await;
         world.emulator.clock().advance(DAY * 3);
         world.fault_on("rotate", Fault::KillAfter);
-
         assert_eq!(world.rotate(&token("third", 0), ONCE).await, Event::GivenUp);
         let lost = world.minted().last().unwrap().id.clone();
         let report = check(&world).await;
@@ -360,7 +358,6 @@ fn a_rotation_is_stuck_and_a_key_orphaned_after_an_hour() {
             let world = rotated(bench, &Setting::default()).await;
             world.advance(DAY * 3);
             world.fault_on("PutSecretValue", fault.clone());
-
             let began = world.emulator.clock().now();
             assert_eq!(world.rotate(&token("third", 0), ONCE).await, Event::GivenUp);
             let since = match (name, fault) {
