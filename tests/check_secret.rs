@@ -18,15 +18,6 @@ use support::{
     token, version_id,
 };
 
-/// Runs a test on a bench of its own.
-fn on_a_bench(test: impl AsyncFnOnce(&Bench)) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let bench = Bench::new(1).await;
-        test(&bench).await;
-    });
-}
-
 /// A world after one rotation.
 async fn rotated(bench: &Bench, setting: &Setting) -> World {
     let world = bench.world(setting);
@@ -112,7 +103,7 @@ fn detail<'a>(report: &'a Value, name: &str, ok: bool) -> &'a str {
 
 #[test]
 fn a_secret_after_a_rotation_is_healthy_in_every_shape() {
-    on_a_bench(async |bench| {
+    Bench::run(async |bench| {
         for shape in [Shape::ApiKey, Shape::Environment, Shape::WithoutId, Shape::Plain] {
             for admin in [true, false] {
                 let world = rotated(bench, &Setting { shape, admin, ..Setting::default() }).await;
@@ -136,7 +127,7 @@ fn a_secret_after_a_rotation_is_healthy_in_every_shape() {
 
 #[test]
 fn a_secret_that_is_not_rotated_any_more_is_named() {
-    on_a_bench(async |bench| {
+    Bench::run(async |bench| {
         let world = rotated(bench, &Setting::default()).await;
         world.aws("CancelRotateSecret", json!({"SecretId": world.arn})).unwrap();
         assert!(detail(&check(&world).await, "rotation", false).contains("rotate-secret"));
@@ -145,7 +136,7 @@ fn a_secret_that_is_not_rotated_any_more_is_named() {
 
 #[test]
 fn a_revoked_current_key_is_named() {
-    on_a_bench(async |bench| {
+    Bench::run(async |bench| {
         let world = rotated(bench, &Setting::default()).await;
         let id = world.key("AWSCURRENT").unwrap().id;
         world.emulator.with_kosli(|kosli| kosli.revoke_key(&id));
@@ -157,7 +148,7 @@ fn a_revoked_current_key_is_named() {
 
 #[test]
 fn a_stuck_rotation_is_named_with_and_without_a_pending_value() {
-    on_a_bench(async |bench| {
+    Bench::run(async |bench| {
         for after in ["rotate", "PutSecretValue"] {
             let world = rotated(bench, &Setting::default()).await;
             world.emulator.clock().advance(DAY * 3);
@@ -176,7 +167,7 @@ fn a_stuck_rotation_is_named_with_and_without_a_pending_value() {
 
 #[test]
 fn an_orphan_is_named_once_no_rotation_can_be_at_work() {
-    on_a_bench(async |bench| {
+    Bench::run(async |bench| {
         let world = rotated(bench, &Setting::default()).await;
         world.emulator.clock().advance(DAY * 3);
         world.fault_on("rotate", Fault::KillAfter);
@@ -192,7 +183,7 @@ fn an_orphan_is_named_once_no_rotation_can_be_at_work() {
 
 #[test]
 fn an_old_key_that_nobody_ends_is_named() {
-    on_a_bench(async |bench| {
+    Bench::run(async |bench| {
         let world = bench.world(&Setting::default());
         assert_eq!(world.rotate(&token("second", 0), RETRIES).await, Event::Succeeded);
         let old = world.key("AWSPREVIOUS").unwrap().id;
@@ -208,7 +199,7 @@ fn an_old_key_that_nobody_ends_is_named() {
 
 #[test]
 fn a_consumer_that_did_not_notice_the_rotation_is_noticed() {
-    on_a_bench(async |bench| {
+    Bench::run(async |bench| {
         let world = rotated(bench, &Setting::default()).await;
         world.emulator.clock().advance(HOUR * 13);
         assert!(detail(&check(&world).await, "old-key", true).contains("last used"));
@@ -219,7 +210,7 @@ fn a_consumer_that_did_not_notice_the_rotation_is_noticed() {
 
 #[test]
 fn expiry_and_schedule_are_compared() {
-    on_a_bench(async |bench| {
+    Bench::run(async |bench| {
         let world = bench.world(&Setting {
             variables: vec![("KOSLI_KEY_TTL_DAYS".to_owned(), "20".to_owned())],
             ..Setting::default()
@@ -238,7 +229,7 @@ fn expiry_and_schedule_are_compared() {
 
 #[test]
 fn a_dead_admin_key_and_a_malformed_value_are_answers_not_errors() {
-    on_a_bench(async |bench| {
+    Bench::run(async |bench| {
         let world = rotated(bench, &Setting::default()).await;
         let admin = world.emulator.with_kosli(|kosli| {
             let admin = kosli.keys().find(|key| key.account == "platform").unwrap().id.clone();
@@ -261,7 +252,7 @@ fn a_dead_admin_key_and_a_malformed_value_are_answers_not_errors() {
 
 #[test]
 fn the_admin_keys_expiry_is_told_where_its_secret_names_it() {
-    on_a_bench(async |bench| {
+    Bench::run(async |bench| {
         let world = rotated(bench, &Setting::default()).await;
         let report = check(&world).await;
         assert!(!report.to_string().contains("admin-expiry"), "{report:#}");
@@ -278,7 +269,7 @@ fn the_admin_keys_expiry_is_told_where_its_secret_names_it() {
 /// Where the admin secret does not say whose the key is, the tags of the rotated secret do not say it either.
 #[test]
 fn an_admin_key_of_an_unknown_account_is_not_looked_up() {
-    on_a_bench(async |bench| {
+    Bench::run(async |bench| {
         let world = rotated(bench, &Setting { shape: Shape::Plain, ..Setting::default() }).await;
         let id = name_admin_key(&world, world.emulator.clock().now() + DAY, json!({}));
         let report = check(&world).await;
@@ -289,7 +280,7 @@ fn an_admin_key_of_an_unknown_account_is_not_looked_up() {
 
 #[test]
 fn without_a_secret_all_secrets_of_this_function_are_reported() {
-    on_a_bench(async |bench| {
+    Bench::run(async |bench| {
         let world = rotated(bench, &Setting::default()).await;
         let reports = world.invoke(0, &json!({"Step": "checkSecret"})).await.unwrap();
         let reports = reports.as_array().unwrap();
@@ -301,7 +292,7 @@ fn without_a_secret_all_secrets_of_this_function_are_reported() {
 
 #[test]
 fn a_secret_for_which_no_time_is_left_is_reported_as_not_checked() {
-    on_a_bench(async |bench| {
+    Bench::run(async |bench| {
         // Ten seconds are enough for one secret, and a second and a half is kept for the answer.
         for (time, is_checked) in [(11_499, false), (11_500, true)] {
             let world = rotated(bench, &Setting::default()).await;
@@ -318,7 +309,7 @@ static METRICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 #[test]
 fn the_metrics_count_the_unhealthy_secrets_and_the_days_that_are_left() {
-    on_a_bench(async |bench| {
+    Bench::run(async |bench| {
         let world = rotated(bench, &Setting::default()).await;
         let mut function = world.function(0);
         function.metrics.write = |line| METRICS.lock().unwrap().push(line.to_owned());
@@ -352,7 +343,7 @@ fn the_metrics_count_the_unhealthy_secrets_and_the_days_that_are_left() {
 /// An hour is enough for a rotation with all its redeliveries.
 #[test]
 fn a_rotation_is_stuck_and_a_key_orphaned_after_an_hour() {
-    on_a_bench(async |bench| {
+    Bench::run(async |bench| {
         for (fault, name) in [(Fault::KillAfter, "stuck"), (Fault::KillBefore, "orphans"), (Fault::KillBefore, "stuck")]
         {
             let world = rotated(bench, &Setting::default()).await;
@@ -376,7 +367,7 @@ fn a_rotation_is_stuck_and_a_key_orphaned_after_an_hour() {
 
 #[test]
 fn an_old_key_is_used_too_late_after_half_of_its_grace_period_and_alive_too_long_an_hour_after_it() {
-    on_a_bench(async |bench| {
+    Bench::run(async |bench| {
         let world = rotated(bench, &Setting::default()).await;
         world.tag("kosli:grace-period-hours", "10");
         let old = world.key("AWSPREVIOUS").unwrap();
@@ -404,7 +395,7 @@ fn an_old_key_is_used_too_late_after_half_of_its_grace_period_and_alive_too_long
 /// A key that the next rotation takes care of, and one that it does not.
 #[test]
 fn what_becomes_of_an_orphan_is_told() {
-    on_a_bench(async |bench| {
+    Bench::run(async |bench| {
         const HEALS: &str = "the next rotation replaces or revokes them";
         const LEFT: &str = "left behind by the clean-up of the last rotation";
         for (heals, is_left) in [(true, false), (false, true), (true, true)] {
@@ -433,7 +424,7 @@ fn what_becomes_of_an_orphan_is_told() {
 
 #[test]
 fn a_rotation_is_late_a_day_after_it_was_due_and_a_key_must_outlive_the_next_one() {
-    on_a_bench(async |bench| {
+    Bench::run(async |bench| {
         let world = rotated(bench, &Setting::default()).await;
         let due = world.emulator.clock().now() + DAY * 9;
         schedule(&world, Some(due));
@@ -457,7 +448,7 @@ fn a_rotation_is_late_a_day_after_it_was_due_and_a_key_must_outlive_the_next_one
 /// The interval is 30 days.
 #[test]
 fn grace_period_lifetime_and_interval_are_compared() {
-    on_a_bench(async |bench| {
+    Bench::run(async |bench| {
         const FITS: &str = "fit together";
         const GRACE: &str = "The grace period (720 h) is not shorter than the time between two rotations (720 h)";
         const LIFE: &str = "A key lives 59 days (less up to three), and it is replaced only every 30 days";
