@@ -3,12 +3,14 @@
 //! It follows AWS's documented and recorded behaviour, not another emulator's. Where AWS documents nothing, or has been
 //! seen to do both of two things, [`Switches`] chooses.
 //!
-//! - `wire`: the JSON 1.1 protocol, errors, the operations' input
-//! - `model`: a secret, its versions, and how staging labels move
+//! - `answer`: the JSON 1.1 protocol and its errors
+//! - `model`: a secret, its versions, how staging labels move, and a rotation that has begun
+//! - `wire`: the operations' input
 //! - `operations`: one function for each operation on values, labels, tags and secrets
 //! - `rotation`: `RotateSecret`, and what the service does when a rotation ends
 //! - `list`: `ListSecrets` and `ListSecretVersionIds`
 
+mod answer;
 mod list;
 mod model;
 mod operations;
@@ -23,14 +25,15 @@ use http::{Request, Response, StatusCode};
 
 use crate::clock::Clock;
 use crate::quota::LastSecond;
+use answer::{Answer, Error};
 use model::{Past, Until};
-use wire::{Answer, Error, parse};
+use wire::parse;
 
+pub use answer::refusal;
 pub use model::{
-    AWSCURRENT, AWSPENDING, AWSPREVIOUS, Rotation, RotationRules, Secret, SecretValue, Tag, Version, Versions,
+    AWSCURRENT, AWSPENDING, AWSPREVIOUS, Rotation, RotationOutcome, RotationRequest, RotationRules, Secret,
+    SecretValue, Tag, Version, Versions,
 };
-pub use rotation::{RotationOutcome, RotationRequest};
-pub use wire::refusal;
 
 /// The service, for one account in one region.
 #[derive(Clone, Debug)]
@@ -145,7 +148,7 @@ impl SecretsManager {
         let now = self.clock.now();
         self.secrets.retain(|secret| secret.deletion.is_none_or(|gone| now < gone));
         match self.dispatch(request) {
-            Ok(answer) => wire::respond(StatusCode::OK, &answer),
+            Ok(answer) => answer::respond(StatusCode::OK, &answer),
             Err(error) => error.response(),
         }
     }
@@ -227,7 +230,7 @@ impl SecretsManager {
 
     /// The secret that a request names, or AWS's error.
     fn find(&mut self, id: &str) -> Result<&mut Secret, Error> {
-        operations::check_secret_id(id)?;
+        wire::check_secret_id(id)?;
         self.secret_mut(id).ok_or_else(Error::secret_not_found)
     }
 

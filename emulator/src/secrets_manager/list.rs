@@ -3,9 +3,10 @@
 use serde_json::{Value, json};
 
 use super::SecretsManager;
+use super::answer::{Answer, Error, seconds, without_nulls};
 use super::model::Secret;
 use super::operations::{description, labels, named, stages_by_version};
-use super::wire::{Answer, Error, Filter, ListSecretVersionIds, ListSecrets, Page, seconds, without_nulls};
+use super::wire::{Filter, ListSecretVersionIds, ListSecrets, Page};
 
 /// The most entries in one answer, and as many as there are without `MaxResults` (service model, `MaxResultsType`).
 const PAGE: usize = 100;

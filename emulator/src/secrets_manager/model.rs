@@ -1,4 +1,4 @@
-//! A secret, its versions, and the rules by which staging labels move.
+//! A secret, its versions, the rules by which staging labels move, and what is known of a rotation that has begun.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::wire::Error;
+use super::answer::Error;
 
 /// The label of the version that applications read.
 pub const AWSCURRENT: &str = "AWSCURRENT";
@@ -378,4 +378,40 @@ impl RotationRules {
         };
         Some(Duration::from_secs(u64::from(number.parse::<u16>().ok()?) * seconds))
     }
+}
+
+/// A rotation that has begun: the function is to be called for it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RotationRequest {
+    /// The secret's ARN, the event's `SecretId`.
+    pub arn: String,
+    /// The pending version's id, the event's `ClientRequestToken`.
+    pub token: String,
+    /// The function to call.
+    pub function_arn: String,
+    /// `RotateImmediately` was false: only `testSecret` is called.
+    pub test_only: bool,
+    /// The event's `RotationToken`.
+    pub rotation_token: String,
+}
+
+impl fmt::Debug for RotationRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the rotation token: AWS marks it as sensitive.
+        f.debug_struct("RotationRequest")
+            .field("arn", &self.arn)
+            .field("token", &self.token)
+            .field("function_arn", &self.function_arn)
+            .field("test_only", &self.test_only)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a rotation ended, all attempts included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RotationOutcome {
+    /// Every step that was called has succeeded.
+    Succeeded,
+    /// A step has failed, and it is not tried again.
+    Failed,
 }

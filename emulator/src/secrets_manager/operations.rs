@@ -8,10 +8,11 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::SecretsManager;
+use super::answer::{Answer, Error, seconds, without_nulls};
 use super::model::{AWSCURRENT, NewVersion, Rotation, Secret, SecretValue, Versions};
 use super::wire::{
-    Answer, CreateSecret, DeleteSecret, Error, GetSecretValue, NewValue, OfSecret, PutSecretValue, TagResource,
-    UntagResource, UpdateSecret, UpdateSecretVersionStage, seconds, without_nulls,
+    CreateSecret, DeleteSecret, GetSecretValue, NewValue, OfSecret, PutSecretValue, TagResource, UntagResource,
+    UpdateSecret, UpdateSecretVersionStage, check_length, check_name, check_secret_id, check_token,
 };
 
 /// The longest value, text or binary (service model, `SecretStringType`).
@@ -387,38 +388,4 @@ fn required_token(token: Option<String>) -> Result<String, Error> {
     })?;
     check_token(&token)?;
     Ok(token)
-}
-
-pub(super) fn check_token(token: &str) -> Result<(), Error> {
-    check_length("clientRequestToken", token, 32, 64)
-}
-
-fn check_length(member: &str, value: &str, least: usize, most: usize) -> Result<(), Error> {
-    match value.chars().count() {
-        length if length < least => {
-            Err(Error::constraint(member, &format!("have length greater than or equal to {least}")))
-        }
-        length if length > most => Err(Error::constraint(member, &format!("have length less than or equal to {most}"))),
-        _ => Ok(()),
-    }
-}
-
-fn check_name(name: &str) -> Result<(), Error> {
-    check_length("name", name, 1, 512)?;
-    check_characters(name)
-}
-
-/// A name or an ARN.
-pub(super) fn check_secret_id(id: &str) -> Result<(), Error> {
-    check_length("secretId", id, 1, 2048)?;
-    if id.starts_with("arn:") { Ok(()) } else { check_characters(id) }
-}
-
-fn check_characters(name: &str) -> Result<(), Error> {
-    if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-/_+=.@!".contains(&byte)) {
-        return Err(Error::validation(
-            "Invalid name. Must be a valid name containing alphanumeric characters, or any of the following: -/_+=.@!",
-        ));
-    }
-    Ok(())
 }

@@ -3,51 +3,15 @@
 //! Calling the function is not done here: `RotateSecret` leaves a [`RotationRequest`], whoever takes it calls the steps and
 //! reports with [`SecretsManager::end_rotation`].
 
-use std::fmt;
 use std::time::SystemTime;
 
 use serde_json::json;
 
-use super::model::{AWSCURRENT, AWSPENDING, Secret};
-use super::operations::{check_token, named};
-use super::wire::{Answer, Error, OfSecret, RotateSecret, uuid};
+use super::answer::{Answer, Error, uuid};
+use super::model::{AWSCURRENT, AWSPENDING, RotationOutcome, RotationRequest, Secret};
+use super::operations::named;
+use super::wire::{OfSecret, RotateSecret, check_token};
 use super::{PendingLabel, SecretsManager, TestedVersion};
-
-/// A rotation that has begun: the function is to be called for it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct RotationRequest {
-    /// The secret's ARN, the event's `SecretId`.
-    pub arn: String,
-    /// The pending version's id, the event's `ClientRequestToken`.
-    pub token: String,
-    /// The function to call.
-    pub function_arn: String,
-    /// `RotateImmediately` was false: only `testSecret` is called.
-    pub test_only: bool,
-    /// The event's `RotationToken`.
-    pub rotation_token: String,
-}
-
-impl fmt::Debug for RotationRequest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the rotation token: AWS marks it as sensitive.
-        f.debug_struct("RotationRequest")
-            .field("arn", &self.arn)
-            .field("token", &self.token)
-            .field("function_arn", &self.function_arn)
-            .field("test_only", &self.test_only)
-            .finish_non_exhaustive()
-    }
-}
-
-/// How a rotation ended, all attempts included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RotationOutcome {
-    /// Every step that was called has succeeded.
-    Succeeded,
-    /// A step has failed, and it is not tried again.
-    Failed,
-}
 
 impl SecretsManager {
     pub(super) fn rotate_secret(&mut self, input: RotateSecret) -> Answer {
