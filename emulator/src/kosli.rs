@@ -145,8 +145,8 @@ impl Kosli {
     /// Answers a request. Every answer has a `Date` header, from the emulator's clock.
     pub fn handle(&mut self, request: &Request<Bytes>) -> Response<Bytes> {
         match self.answer(request) {
-            Ok((status, body)) => self.response(status, &body),
-            Err(refusal) => self.refuse(&refusal),
+            Ok((status, body)) => answer::response(status, &body, self.clock.now()),
+            Err(refusal) => self.switches.refuse(&refusal, self.clock.now()),
         }
     }
 
@@ -157,7 +157,7 @@ impl Kosli {
 
     /// An error in Kosli's form, for a fault that has nothing to do with the request.
     pub fn error(&self, status: StatusCode, message: &str) -> Response<Bytes> {
-        self.refuse(&Refusal::new(status, message))
+        self.switches.refuse(&Refusal::new(status, message), self.clock.now())
     }
 
     fn answer(&mut self, request: &Request<Bytes>) -> Result<(StatusCode, Value), Refusal> {

@@ -7,7 +7,8 @@ use http::header::{CONTENT_TYPE, DATE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Map, Value, json};
 
-use super::{ErrorBody, InvalidStatus, Key, KeyField, Kosli, LastUsedAt, ListInGrace, Never, Switches, Timestamps};
+use super::key::Key;
+use super::switches::{ErrorBody, InvalidStatus, KeyField, LastUsedAt, ListInGrace, Never, Switches, Timestamps};
 
 /// A request that is answered with an error and has no effect.
 pub(super) struct Refusal {
@@ -45,44 +46,44 @@ impl Refusal {
     }
 }
 
-impl Kosli {
-    pub(super) fn response(&self, status: StatusCode, body: &Value) -> Response<Bytes> {
-        let mut response = Response::new(Bytes::from(body.to_string()));
-        *response.status_mut() = status;
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(self.clock.now())) {
-            headers.insert(DATE, date);
-        }
-        response
+/// An answer with a JSON body and the time.
+pub(super) fn response(status: StatusCode, body: &Value, now: SystemTime) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(body.to_string()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(now)) {
+        headers.insert(DATE, date);
     }
+    response
+}
 
-    pub(super) fn refuse(&self, refusal: &Refusal) -> Response<Bytes> {
+impl Switches {
+    /// A refusal, as the switches want it to look.
+    pub(super) fn refuse(&self, refusal: &Refusal, now: SystemTime) -> Response<Bytes> {
         let mut body = json!({ "message": refusal.message });
         let status = match &refusal.reason {
             Reason::Status(status) => *status,
             Reason::Invalid(errors) => {
                 body["errors"] = json!(errors);
-                match self.switches.invalid_status {
+                match self.invalid_status {
                     InvalidStatus::BadRequest => StatusCode::BAD_REQUEST,
                     InvalidStatus::UnprocessableEntity => StatusCode::UNPROCESSABLE_ENTITY,
                 }
             }
         };
-        let body = match self.switches.error_body {
+        let body = match self.error_body {
             ErrorBody::Object => body,
             ErrorBody::MessageOnly => json!({ "message": refusal.message }),
             ErrorBody::BareString => json!(refusal.message),
         };
-        let mut response = self.response(status, &body);
+        let mut response = response(status, &body, now);
         if let Some(retry_after) = refusal.retry_after {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after.as_secs()));
         }
         response
     }
-}
 
-impl Switches {
     /// A key in the answer that shows its value, once.
     pub(super) fn minted(&self, key: &Key) -> Value {
         let mut fields = Map::new();

@@ -9,8 +9,8 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, Request, StatusCode};
 use serde_json::{Map, Value, json};
 
-use super::Key;
 use super::answer::Refusal;
+use super::key::Key;
 
 /// A call of Kosli's API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
