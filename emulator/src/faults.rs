@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::server::{BoxFuture, Call, Hook};
+use crate::call::Call;
+use crate::server::{BoxFuture, Hook};
 
 /// What becomes of one call. In its text form (see [`FromStr`]) it is what people write after the `=` of a [`Rule`].
 ///

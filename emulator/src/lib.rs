@@ -5,6 +5,7 @@
 //!
 //! - [`clock`]: the time that everybody here shares
 //! - [`secrets_manager`] and [`kosli`]: the two services
+//! - `call`: what is known of one call to them
 //! - [`server`]: the sockets in front of them, the way of a call, and who may watch or hold it
 //! - [`tls`]: HTTPS in front of them, where it is asked for
 //! - [`faults`]: what can go wrong with a call
@@ -13,6 +14,7 @@
 //! - `control`: what a person may see and change over HTTP
 //! - [`demo`]: one rotation, told as it happens
 
+mod call;
 pub mod clock;
 mod control;
 pub mod demo;
@@ -25,7 +27,8 @@ pub mod secrets_manager;
 pub mod server;
 pub mod tls;
 
+pub use call::{Call, Service};
 pub use clock::Clock;
 pub use faults::{Fault, FaultPlan};
-pub use server::{BoxFuture, Call, Emulator, Hook, Service};
+pub use server::{BoxFuture, Emulator, Hook};
 pub use tls::Identity;

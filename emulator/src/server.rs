@@ -9,7 +9,6 @@
 //! Thousands of test cases run against one emulator and its sockets: [`Emulator::reset`] begins the world anew, and
 //! nothing of an earlier case (a call that is held back, a late effect) reaches the next one.
 
-mod call;
 mod reply;
 
 use std::collections::BTreeMap;
@@ -36,9 +35,9 @@ use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-pub use self::call::{Call, Service};
 pub(crate) use self::reply::json;
 use self::reply::{Body, Reply};
+use crate::call::{Call, Service};
 use crate::clock::Clock;
 use crate::control;
 use crate::faults::{Effect, Fault, FaultPlan};

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::narration::holder;
 use super::world::World;
+use crate::call::Call;
 use crate::kosli::{Key, MintedBy};
-use crate::server::Call;
 
 /// One promise, and what became of it.
 #[derive(Clone, Debug)]
@@ -142,8 +142,8 @@ mod tests {
 
     use super::super::Options;
     use super::*;
+    use crate::call::Service;
     use crate::clock::Clock;
-    use crate::server::Service;
 
     fn held(promises: &[Promise]) -> Vec<bool> {
         promises.iter().map(|promise| promise.held).collect()

@@ -9,7 +9,7 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::{Frame, SizeHint};
 use serde_json::{Value, json};
 
-use super::Service;
+use crate::call::Service;
 use crate::faults::{Fault, Refusal};
 use crate::secrets_manager;
 

@@ -18,7 +18,7 @@ use crate::secrets_manager::SecretsManager;
 pub struct Call {
     /// Counts the calls to both services, from one.
     pub number: usize,
-    /// Which port it came through: see [`Emulator::listen`](super::Emulator::listen).
+    /// Which port it came through: see [`Emulator::listen`](crate::Emulator::listen).
     pub tag: String,
     /// Who was called.
     pub service: Service,
@@ -49,7 +49,7 @@ pub enum Service {
 
 impl Service {
     /// Whom a request is for, if it is for one of the two.
-    pub(super) fn of<T>(request: &Request<T>) -> Option<Self> {
+    pub(crate) fn of<T>(request: &Request<T>) -> Option<Self> {
         if request.headers().contains_key("x-amz-target") {
             Some(Self::SecretsManager)
         } else if request.uri().path().starts_with("/api/") {
@@ -87,7 +87,7 @@ const SHOWN: [&str; 13] = [
 ];
 
 impl Call {
-    pub(super) fn new(number: usize, tag: &str, service: Service, request: &Request<Bytes>, kosli: &Kosli) -> Self {
+    pub(crate) fn new(number: usize, tag: &str, service: Service, request: &Request<Bytes>, kosli: &Kosli) -> Self {
         let operation = match service {
             Service::SecretsManager => SecretsManager::operation(request).map(str::to_owned),
             Service::Kosli => Kosli::operation(request).map(|operation| operation.as_str().to_owned()),
@@ -106,7 +106,7 @@ impl Call {
         }
     }
 
-    pub(super) fn note_effect(&mut self, answer: &Response<Bytes>) {
+    pub(crate) fn note_effect(&mut self, answer: &Response<Bytes>) {
         self.effect = Some(answer.status().as_u16());
         self.outcome = outcome(self.service, answer);
         // What the request has named itself is not worth a second mention.
@@ -116,7 +116,7 @@ impl Call {
     }
 
     /// Whether a rotation may have begun: a refusal, too, can begin an earlier one again.
-    pub(super) fn begins_rotation(&self) -> bool {
+    pub(crate) fn begins_rotation(&self) -> bool {
         self.operation == "RotateSecret" && self.effect.is_some()
     }
 }
