@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::call::Call;
-use crate::server::{BoxFuture, Hook};
+use crate::hook::{BoxFuture, Hook};
 
 /// What becomes of one call. In its text form (see [`FromStr`]) it is what people write after the `=` of a [`Rule`].
 ///

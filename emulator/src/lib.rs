@@ -6,7 +6,8 @@
 //! - [`clock`]: the time that everybody here shares
 //! - [`secrets_manager`] and [`kosli`]: the two services
 //! - `call`: what is known of one call to them
-//! - [`server`]: the sockets in front of them, the way of a call, and who may watch or hold it
+//! - `hook`: who may watch or hold a call
+//! - [`server`]: the sockets in front of them, and the way of a call
 //! - [`tls`]: HTTPS in front of them, where it is asked for
 //! - [`faults`]: what can go wrong with a call
 //! - [`runtime_api`]: the function's executable, run as Lambda runs it
@@ -19,6 +20,7 @@ pub mod clock;
 mod control;
 pub mod demo;
 pub mod faults;
+mod hook;
 pub mod kosli;
 mod quota;
 pub mod rotation;
@@ -30,5 +32,6 @@ pub mod tls;
 pub use call::{Call, Service};
 pub use clock::Clock;
 pub use faults::{Fault, FaultPlan};
-pub use server::{BoxFuture, Emulator, Hook};
+pub use hook::{BoxFuture, Hook};
+pub use server::Emulator;
 pub use tls::Identity;

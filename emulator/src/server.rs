@@ -16,7 +16,6 @@ use std::convert::Infallible;
 use std::future::{pending, poll_fn};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
@@ -41,35 +40,11 @@ use crate::call::{Call, Service};
 use crate::clock::Clock;
 use crate::control;
 use crate::faults::{Effect, Fault, FaultPlan};
+use crate::hook::Hook;
 use crate::kosli::Kosli;
 use crate::runtime_api::{self, Environment};
 use crate::secrets_manager::SecretsManager;
 use crate::tls::Identity;
-
-/// A future whose type is not named.
-pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
-/// What a test or a program wants to know of every call, and to decide about it.
-///
-/// It is told about calls to Secrets Manager and Kosli only, never about the Runtime API or the control pages.
-pub trait Hook: Send + Sync {
-    /// Before anything happens. It may wait (so that a test can put the calls of two executions into any order), and it
-    /// may name a fault that the call shall meet. While it waits the call counts as being handled: a frozen clock stands.
-    fn before<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Option<Fault>> {
-        let _ = call;
-        Box::pin(std::future::ready(None))
-    }
-
-    /// After the effect, or instead of it, and before the answer leaves: the moment to look at the services.
-    fn after(&self, call: &Call) {
-        let _ = call;
-    }
-
-    /// The call met [`Fault::KillBefore`] or [`Fault::KillAfter`]: end the process that made it, now.
-    fn kill(&self, call: &Call) {
-        let _ = call;
-    }
-}
 
 /// Both services, their clock and everything that listens for them. Cloning it gives another handle to the same emulator.
 #[derive(Clone)]

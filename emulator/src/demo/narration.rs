@@ -10,11 +10,11 @@ use super::world::{ACCOUNT, ADMIN_SECRET, ORG, SECRET, World};
 use super::{Options, RotatedBy};
 use crate::call::Call;
 use crate::faults::{Effect, Fault};
+use crate::hook::Hook;
 use crate::kosli::Key;
 use crate::rotation::{Event, STEPS};
 use crate::runtime_api::{FunctionProcess, OnLine, Outcome};
 use crate::secrets_manager::{AWSCURRENT, Version};
-use crate::server::Hook;
 
 /// By how much the clock is moved before another attempt, while the person waits for nothing. A key that another
 /// execution may be about to store is left alone until it is older than the function's time-out (90 s) and 15 s more: after
