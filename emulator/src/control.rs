@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 
 use crate::faults::{Rule, parse_duration};
 use crate::kosli::{Key, Kosli, Role};
+use crate::reply::json as answer_with;
 use crate::secrets_manager::Secret;
-use crate::server::{Emulator, json as answer_with};
+use crate::server::Emulator;
 
 /// Where the control pages begin.
 pub(crate) const PREFIX: &str = "/_emulator";

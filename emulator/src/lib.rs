@@ -7,6 +7,7 @@
 //! - [`secrets_manager`] and [`kosli`]: the two services
 //! - `call`: what is known of one call to them
 //! - `hook`: who may watch or hold a call
+//! - `reply`: what the client gets to see of an answer
 //! - [`server`]: the sockets in front of them, and the way of a call
 //! - [`tls`]: HTTPS in front of them, where it is asked for
 //! - [`faults`]: what can go wrong with a call
@@ -23,6 +24,7 @@ pub mod faults;
 mod hook;
 pub mod kosli;
 mod quota;
+mod reply;
 pub mod rotation;
 pub mod runtime_api;
 pub mod secrets_manager;

@@ -9,8 +9,6 @@
 //! Thousands of test cases run against one emulator and its sockets: [`Emulator::reset`] begins the world anew, and
 //! nothing of an earlier case (a call that is held back, a late effect) reaches the next one.
 
-mod reply;
-
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::{pending, poll_fn};
@@ -34,14 +32,13 @@ use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-pub(crate) use self::reply::json;
-use self::reply::{Body, Reply};
 use crate::call::{Call, Service};
 use crate::clock::Clock;
 use crate::control;
 use crate::faults::{Effect, Fault, FaultPlan};
 use crate::hook::Hook;
 use crate::kosli::Kosli;
+use crate::reply::{Body, Dropped, Reply, json};
 use crate::runtime_api::{self, Environment};
 use crate::secrets_manager::SecretsManager;
 use crate::tls::Identity;
@@ -563,15 +560,3 @@ impl Drop for Busy {
         self.0.0.activity.fetch_add(1, Ordering::SeqCst);
     }
 }
-
-/// There is no answer: hyper ends the connection.
-#[derive(Debug)]
-struct Dropped;
-
-impl std::fmt::Display for Dropped {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the connection is dropped")
-    }
-}
-
-impl std::error::Error for Dropped {}

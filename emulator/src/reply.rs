@@ -1,5 +1,6 @@
 //! What the client gets to see of an answer.
 
+use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use crate::faults::{Fault, Refusal};
 use crate::secrets_manager;
 
 /// What becomes of a call in the end.
-pub(super) enum Reply {
+pub(crate) enum Reply {
     Answer(Response<Bytes>),
     /// The first half of the answer, and then the end of the connection.
     Cut(Response<Bytes>),
@@ -26,7 +27,7 @@ pub(super) enum Reply {
 impl Reply {
     /// What the fault makes of the service's answer to this request. There is an answer unless the fault keeps the effect from
     /// happening now.
-    pub(super) fn new(
+    pub(crate) fn new(
         service: Service,
         request: &Request<Bytes>,
         fault: Option<&Fault>,
@@ -53,7 +54,7 @@ impl Reply {
     }
 
     /// The status that the client gets to see.
-    pub(super) fn status(&self) -> Option<u16> {
+    pub(crate) fn status(&self) -> Option<u16> {
         match self {
             Self::Answer(answer) | Self::Cut(answer) | Self::Late(_, answer) => Some(answer.status().as_u16()),
             Self::Drop | Self::Silence => None,
@@ -163,7 +164,7 @@ fn with_body(answer: Response<Bytes>, body: Bytes) -> Response<Bytes> {
 }
 
 /// A body in one piece; or its first half, and then an end that does not fit the announced length.
-pub(super) struct Body {
+pub(crate) struct Body {
     piece: Option<Bytes>,
     then: Then,
 }
@@ -176,11 +177,11 @@ enum Then {
 }
 
 impl Body {
-    pub(super) fn whole(bytes: Bytes) -> Self {
+    pub(crate) fn whole(bytes: Bytes) -> Self {
         Self { piece: Some(bytes).filter(|bytes| !bytes.is_empty()), then: Then::End }
     }
 
-    pub(super) fn cut(mut answer: Response<Bytes>) -> Response<Self> {
+    pub(crate) fn cut(mut answer: Response<Bytes>) -> Response<Self> {
         let length = answer.body().len();
         // An empty body would have nothing to cut.
         answer.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length.max(1)));
@@ -190,12 +191,9 @@ impl Body {
 
 impl hyper::body::Body for Body {
     type Data = Bytes;
-    type Error = super::Dropped;
+    type Error = Dropped;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, super::Dropped>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Dropped>>> {
         if let Some(piece) = self.piece.take() {
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
@@ -206,7 +204,7 @@ impl hyper::body::Body for Body {
                 context.waker().wake_by_ref();
                 Poll::Pending
             }
-            Then::Fail => Poll::Ready(Some(Err(super::Dropped))),
+            Then::Fail => Poll::Ready(Some(Err(Dropped))),
         }
     }
 
@@ -221,3 +219,15 @@ impl hyper::body::Body for Body {
         }
     }
 }
+
+/// There is no answer: hyper ends the connection.
+#[derive(Debug)]
+pub(crate) struct Dropped;
+
+impl fmt::Display for Dropped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the connection is dropped")
+    }
+}
+
+impl std::error::Error for Dropped {}
