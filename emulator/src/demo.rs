@@ -22,7 +22,8 @@ use self::narration::Narrator;
 pub use self::promises::Promise;
 pub use self::world::World;
 use crate::clock::Clock;
-use crate::faults::{FaultPlan, Rule};
+use crate::fault_plan::FaultPlan;
+use crate::faults::Rule;
 use crate::rotation::{self, Event, Retries};
 use crate::runtime_api::{FunctionProcess, OnLine, Outcome};
 

@@ -2,13 +2,9 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use http::StatusCode;
-
-use crate::call::Call;
-use crate::hook::{BoxFuture, Hook};
 
 /// What becomes of one call. In its text form (see [`FromStr`]) it is what people write after the `=` of a [`Rule`].
 ///
@@ -45,9 +41,9 @@ pub enum Fault {
     Incomplete,
     /// A proxy answers with a page of its own, and the service hears nothing. `html`, `html:503`.
     Html(StatusCode),
-    /// The client is killed before anything happens ([`Hook::kill`]), and the connection is reset. `kill-before`.
+    /// The client is killed before anything happens ([`Hook::kill`](crate::Hook::kill)), and the connection is reset. `kill-before`.
     KillBefore,
-    /// The client is killed right after the effect ([`Hook::kill`]), and the connection is reset. `kill-after`.
+    /// The client is killed right after the effect ([`Hook::kill`](crate::Hook::kill)), and the connection is reset. `kill-after`.
     KillAfter,
 }
 
@@ -226,11 +222,8 @@ pub struct Rule {
 }
 
 impl Rule {
-    fn counts(&self, call: &Call) -> bool {
-        self.operation.as_ref().is_none_or(|operation| *operation == call.operation)
-    }
-
-    fn covers(&self, nth: usize) -> bool {
+    /// Whether the `nth` of the calls that count meets the fault.
+    pub(crate) fn covers(&self, nth: usize) -> bool {
         nth >= self.first && self.last.is_none_or(|last| nth <= last)
     }
 }
@@ -290,55 +283,6 @@ impl fmt::Display for ParseError {
 }
 
 impl std::error::Error for ParseError {}
-
-/// A list of rules as a [`Hook`]. Where several rules cover a call, the first one added decides; all of them count it.
-#[derive(Debug, Default)]
-pub struct FaultPlan(Mutex<Vec<(Rule, usize)>>);
-
-impl FaultPlan {
-    /// A plan of these rules.
-    pub fn new(rules: impl IntoIterator<Item = Rule>) -> Self {
-        Self(Mutex::new(rules.into_iter().map(|rule| (rule, 0)).collect()))
-    }
-
-    /// Adds a rule; it counts calls from here on.
-    pub fn add(&self, rule: Rule) {
-        self.lock().push((rule, 0));
-    }
-
-    /// Forgets all rules.
-    pub fn clear(&self) {
-        self.lock().clear();
-    }
-
-    /// The rules, in the order in which they were added, each with the number of calls that it has counted.
-    pub fn rules(&self) -> Vec<(Rule, usize)> {
-        self.lock().clone()
-    }
-
-    /// Counts the call, and names the fault that it meets.
-    pub fn fault_for(&self, call: &Call) -> Option<Fault> {
-        let mut fault = None;
-        for (rule, count) in self.lock().iter_mut().filter(|(rule, _)| rule.counts(call)) {
-            *count += 1;
-            if rule.covers(*count) {
-                fault.get_or_insert_with(|| rule.fault.clone());
-            }
-        }
-        fault
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(Rule, usize)>> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-}
-
-impl Hook for FaultPlan {
-    fn before<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Option<Fault>> {
-        let fault = self.fault_for(call);
-        Box::pin(std::future::ready(fault))
-    }
-}
 
 fn parse_refusal(text: &str) -> Result<Refusal, ParseError> {
     // The message comes last and may hold colons of its own.

@@ -20,6 +20,7 @@ mod call;
 pub mod clock;
 mod control;
 pub mod demo;
+mod fault_plan;
 pub mod faults;
 mod hook;
 pub mod kosli;
@@ -33,7 +34,8 @@ pub mod tls;
 
 pub use call::{Call, Service};
 pub use clock::Clock;
-pub use faults::{Fault, FaultPlan};
+pub use fault_plan::FaultPlan;
+pub use faults::Fault;
 pub use hook::{BoxFuture, Hook};
 pub use server::Emulator;
 pub use tls::Identity;
