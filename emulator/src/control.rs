@@ -9,11 +9,11 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::emulator::Emulator;
 use crate::faults::{Rule, parse_duration};
 use crate::kosli::{Key, Kosli, Role};
 use crate::reply::json as answer_with;
 use crate::secrets_manager::Secret;
-use crate::server::Emulator;
 
 /// Where the control pages begin.
 pub(crate) const PREFIX: &str = "/_emulator";

@@ -8,7 +8,8 @@
 //! - `call`: what is known of one call to them
 //! - `hook`: who may watch or hold a call
 //! - `reply`: what the client gets to see of an answer
-//! - [`server`]: the sockets in front of them, and the way of a call
+//! - `emulator`: the machine: both services behind one lock, and the way of a call
+//! - `server`: the sockets in front of it
 //! - [`tls`]: HTTPS in front of them, where it is asked for
 //! - [`faults`]: what can go wrong with a call
 //! - [`runtime_api`]: the function's executable, run as Lambda runs it
@@ -20,6 +21,7 @@ mod call;
 pub mod clock;
 mod control;
 pub mod demo;
+mod emulator;
 mod fault_plan;
 pub mod faults;
 mod hook;
@@ -29,13 +31,13 @@ mod reply;
 pub mod rotation;
 pub mod runtime_api;
 pub mod secrets_manager;
-pub mod server;
+mod server;
 pub mod tls;
 
 pub use call::{Call, Service};
 pub use clock::Clock;
+pub use emulator::Emulator;
 pub use fault_plan::FaultPlan;
 pub use faults::Fault;
 pub use hook::{BoxFuture, Hook};
-pub use server::Emulator;
 pub use tls::Identity;

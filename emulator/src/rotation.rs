@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::emulator::Emulator;
 use crate::runtime_api::{FunctionError, Outcome};
 use crate::secrets_manager::{AWSCURRENT, RotationOutcome, RotationRequest};
-use crate::server::Emulator;
 
 /// The steps of a rotation, in their order.
 pub const STEPS: [&str; 4] = ["createSecret", "setSecret", "testSecret", "finishSecret"];

@@ -19,8 +19,8 @@ use serde_json::Value;
 use tokio::sync::{Notify, oneshot};
 
 pub use self::process::FunctionProcess;
+use crate::emulator::Emulator;
 use crate::reply::json;
-use crate::server::Emulator;
 
 /// Where the Runtime API begins.
 pub(crate) const PREFIX: &str = "/2018-06-01/runtime/";

@@ -1,22 +1,11 @@
-//! The sockets: one [`Emulator`] serves Secrets Manager, Kosli, the Runtime API and its own control pages on every port.
-//!
-//! The way of a call to one of the two services, all of it in `Emulator::handle`:
-//! arrive (number, log) → the hook's [`Hook::before`], which may wait and may name a [`Fault`] → effects of earlier calls
-//! that are due by now → the effect, under one lock → [`Hook::after`] → the answer, or what the fault makes of it.
-//!
-//! A call that has arrived is handled to its end even if its client has gone, as a real service would.
-//!
-//! Thousands of test cases run against one emulator and its sockets: [`Emulator::reset`] begins the world anew, and
-//! nothing of an earlier case (a call that is held back, a late effect) reaches the next one.
+//! The sockets: on every port the [`Emulator`] serves Secrets Manager, Kosli, the Runtime API and its own control pages.
 
-use std::collections::BTreeMap;
-use std::convert::Infallible;
-use std::future::{pending, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
@@ -27,43 +16,17 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::call::{Call, Service};
-use crate::clock::Clock;
+use crate::call::Service;
 use crate::control;
-use crate::fault_plan::FaultPlan;
-use crate::faults::{Effect, Fault};
-use crate::hook::Hook;
-use crate::kosli::Kosli;
+use crate::emulator::{Busy, Emulator, quiet_rounds};
 use crate::reply::{Body, Dropped, Reply, json};
 use crate::runtime_api::{self, Environment};
-use crate::secrets_manager::SecretsManager;
 use crate::tls::Identity;
-
-/// Both services, their clock and everything that listens for them. Cloning it gives another handle to the same emulator.
-#[derive(Clone)]
-pub struct Emulator(Arc<Shared>);
-
-struct Shared {
-    clock: Clock,
-    state: Mutex<State>,
-    faults: FaultPlan,
-    /// For a function that was started by somebody else.
-    environment: Arc<Environment>,
-    /// Calls that have arrived and that wait for no time to pass.
-    busy: AtomicUsize,
-    /// Goes up with everything that happens, so that [`Emulator::settle`] sees whether something did.
-    activity: AtomicUsize,
-    /// Counts the calls of [`Emulator::reset`]; whoever waits on behalf of a call gives up when it changes.
-    generation: watch::Sender<u64>,
-    /// Whose turn it is to move a frozen clock: two who move it at once would end two timers where one was meant.
-    turn: tokio::sync::Mutex<()>,
-    rotation_began: Notify,
-}
 
 /// What is known of a call from the port that it came through.
 #[derive(Clone)]
@@ -72,50 +35,22 @@ struct Port {
     environment: Arc<Environment>,
 }
 
-struct State {
-    secrets_manager: SecretsManager,
-    kosli: Kosli,
-    hook: Option<Arc<dyn Hook>>,
-    calls: Vec<Call>,
-    /// Effects that are still to come, by due time, then by the number of their call.
-    late: BTreeMap<(SystemTime, usize), Request<Bytes>>,
-}
-
-/// How often [`Emulator::settle`] lets all others run before it believes that nothing more will happen by itself. An
-/// answer passes through some ten tasks and polls of the sockets until it has become the client's next call.
-const QUIET_ROUNDS: usize = 32;
-
 /// Largest body that is read: a secret's value has 65,536 bytes at most, escaped sixfold in the worst case.
 const LARGEST_BODY: usize = 1 << 20;
 
 impl Emulator {
-    /// An emulator without secrets, keys, hook and sockets.
-    pub fn new(clock: Clock) -> Self {
-        Self(Arc::new(Shared {
-            state: Mutex::new(State::new(&clock)),
-            clock,
-            faults: FaultPlan::default(),
-            environment: Arc::default(),
-            busy: AtomicUsize::new(0),
-            activity: AtomicUsize::new(0),
-            generation: watch::Sender::new(0),
-            turn: tokio::sync::Mutex::new(()),
-            rotation_began: Notify::new(),
-        }))
-    }
-
     /// Serves everything on one more port of the loopback interface (`0`: a free one), until the runtime ends.
     ///
     /// Calls that come through this port carry `tag`: this is how executions are told apart.
     pub async fn listen(&self, tag: &str, port: u16) -> io::Result<SocketAddr> {
-        let (address, _) = self.listen_for(tag, port, self.0.environment.clone(), None).await?;
+        let (address, _) = self.listen_for(tag, port, self.environment().clone(), None).await?;
         Ok(address)
     }
 
     /// The same over HTTPS. The address stands for `https://127.0.0.1` and for `https://localhost` with its port.
     pub async fn listen_with_tls(&self, tag: &str, port: u16, identity: &Identity) -> io::Result<SocketAddr> {
         let acceptor = Some(identity.acceptor());
-        let (address, _) = self.listen_for(tag, port, self.0.environment.clone(), acceptor).await?;
+        let (address, _) = self.listen_for(tag, port, self.environment().clone(), acceptor).await?;
         Ok(address)
     }
 
@@ -143,99 +78,6 @@ impl Emulator {
         Ok((address, accepting.abort_handle()))
     }
 
-    /// The clock of both services.
-    pub fn clock(&self) -> &Clock {
-        &self.0.clock
-    }
-
-    /// Looks at Secrets Manager, or changes it behind everybody's back.
-    pub fn with_secrets_manager<T>(&self, f: impl FnOnce(&mut SecretsManager) -> T) -> T {
-        f(&mut self.settled_state().secrets_manager)
-    }
-
-    /// Looks at Kosli, or changes it as a person at Kosli's web pages would.
-    pub fn with_kosli<T>(&self, f: impl FnOnce(&mut Kosli) -> T) -> T {
-        f(&mut self.settled_state().kosli)
-    }
-
-    /// Who is asked before and told after every call from now on.
-    pub fn set_hook(&self, hook: Arc<dyn Hook>) {
-        self.state().hook = Some(hook);
-    }
-
-    /// Faults that the calls to come meet, where the hook names none.
-    pub fn faults(&self) -> &FaultPlan {
-        &self.0.faults
-    }
-
-    /// All calls to both services so far, in the order of their arrival.
-    pub fn calls(&self) -> Vec<Call> {
-        self.settled_state().calls.clone()
-    }
-
-    /// Begins anew: no secrets, keys, calls, late effects, hook and faults, and the clock where it started.
-    ///
-    /// Sockets and idle connections stay, so that the same clients can go on. Calls that are being handled or never
-    /// answered end without any further effect, and their connections with them. A request that is still on its way has
-    /// no effect either, provided that its client (its future, its process) has been dropped before.
-    pub fn reset(&self) {
-        self.0.generation.send_modify(|generation| *generation += 1);
-        self.0.clock.rewind();
-        self.0.faults.clear();
-        let empty = State::new(&self.0.clock);
-        // The hook may be the last to hold something of the test's that calls back: it is dropped outside the lock.
-        let former = std::mem::replace(&mut *self.state(), empty);
-        drop(former);
-    }
-
-    /// Waits until `RotateSecret` has been called since the last time this returned.
-    pub async fn rotation_began(&self) {
-        self.0.rotation_began.notified().await;
-    }
-
-    /// Lets everything run that can, then moves a frozen clock to the moment at which its next timer ends. False where
-    /// no timer runs, and on a clock that follows the machine's.
-    ///
-    /// For who drives clients that sleep on the emulator's clock: `select!` the client's future against a loop of
-    /// this. It is exact on a runtime of one thread, where clients, server and this take turns.
-    pub async fn let_time_pass(&self) -> bool {
-        let generation = *self.0.generation.borrow();
-        let _turn = self.0.turn.lock().await;
-        self.settle().await;
-        // Time that was to pass before a reset must not pass after it.
-        generation == *self.0.generation.borrow() && self.0.clock.is_frozen() && self.0.clock.fire_next_timer()
-    }
-
-    /// Waits until no call is being handled and nothing happens any more unless time passes.
-    pub async fn settle(&self) {
-        let mut quiet = 0;
-        let mut seen = self.0.activity.load(Ordering::SeqCst);
-        while quiet < QUIET_ROUNDS {
-            // On a runtime of one thread a yield lets every task run that is ready, and looks at the sockets.
-            tokio::task::yield_now().await;
-            let now = self.0.activity.load(Ordering::SeqCst);
-            quiet = if now == seen && self.0.busy.load(Ordering::SeqCst) == 0 { quiet + 1 } else { 0 };
-            seen = now;
-        }
-    }
-
-    pub(crate) fn environment(&self) -> &Environment {
-        &self.0.environment
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    /// The state, once the late effects that are due by now have happened.
-    fn settled_state(&self) -> MutexGuard<'_, State> {
-        let mut state = self.state();
-        if state.apply_late_effects(self.0.clock.now()) {
-            self.0.rotation_began.notify_one();
-        }
-        state
-    }
-
     /// Serves one connection, after its handshake if it has one.
     async fn accept(self, port: Port, tls: Option<TlsAcceptor>, stream: TcpStream) {
         // Answers are small and written at once: waiting for more would only add forty milliseconds.
@@ -254,7 +96,7 @@ impl Emulator {
     async fn serve(self, port: Port, stream: impl Stream) {
         let generation = AtomicU64::new(0);
         let service = service_fn(|request| {
-            let known = generation.swap(*self.0.generation.borrow(), Ordering::SeqCst);
+            let known = generation.swap(*self.generation().borrow(), Ordering::SeqCst);
             Box::pin(self.clone().route(port.clone(), known, request))
         });
         let mut connection = http1::Builder::new()
@@ -276,7 +118,7 @@ impl Emulator {
 
     /// Finds out whom a request is for. `known` is the generation of the request before it on this connection.
     async fn route(self, port: Port, known: u64, request: Request<Incoming>) -> Result<Response<Body>, Dropped> {
-        let reset = self.0.generation.subscribe();
+        let reset = self.generation();
         let (head, body) = request.into_parts();
         // The call counts as being handled from here on, or a clock might move while its body still arrives.
         let busy = Busy::new(&self);
@@ -344,152 +186,15 @@ impl Emulator {
         }
     }
 
-    async fn handle_unless_reset(
-        self,
-        busy: Busy,
-        mut reset: watch::Receiver<u64>,
-        tag: Arc<str>,
-        service: Service,
-        request: Request<Bytes>,
-    ) -> Option<Reply> {
-        let reply = tokio::select! {
-            biased;
-            _ = reset.changed() => None,
-            reply = self.handle(&tag, service, request) => Some(reply),
-        };
-        drop(busy);
-        reply
-    }
-
-    /// Handles one call: see the top of this file.
-    async fn handle(&self, tag: &str, service: Service, request: Request<Bytes>) -> Reply {
-        let (mut call, hook) = {
-            let mut state = self.state();
-            let call = Call::new(state.calls.len() + 1, tag, service, &request, &state.kosli);
-            state.calls.push(call.clone());
-            (call, state.hook.clone())
-        };
-        let named = match &hook {
-            Some(hook) => hook.before(&call).await,
-            None => None,
-        };
-        call.fault = named.or_else(|| self.0.faults.fault_for(&call));
-
-        if call.fault == Some(Fault::KillBefore) {
-            hook.iter().for_each(|hook| hook.kill(&call));
-        }
-        let reply = {
-            let mut state = self.settled_state();
-            let answer = match call.fault.as_ref().map_or(Effect::Now, Fault::effect) {
-                Effect::Never => None,
-                Effect::Now => Some(state.apply(service, &request)),
-                Effect::Later(by) => {
-                    state.late.insert((self.0.clock.now() + by, call.number), request.clone());
-                    self.wake_for_late_effect(by);
-                    None
-                }
-            };
-            if let Some(answer) = &answer {
-                call.note_effect(answer);
-            }
-            let reply = Reply::new(service, &request, call.fault.as_ref(), answer);
-            call.status = reply.status();
-            if let Some(logged) = state.calls.get_mut(call.number - 1) {
-                logged.clone_from(&call);
-            }
-            reply
-        };
-        if call.begins_rotation() {
-            self.0.rotation_began.notify_one();
-        }
-        if call.fault == Some(Fault::KillAfter) {
-            hook.iter().for_each(|hook| hook.kill(&call));
-        }
-        hook.iter().for_each(|hook| hook.after(&call));
-        reply
-    }
-
-    /// Lets a late effect happen when it is due, also where nobody looks: it carries that time, and not the next look's.
-    fn wake_for_late_effect(&self, by: Duration) {
-        let emulator = self.clone();
-        let mut reset = self.0.generation.subscribe();
-        tokio::spawn(async move {
-            tokio::select! {
-                biased;
-                _ = reset.changed() => {}
-                () = emulator.0.clock.timer(by) => drop(emulator.settled_state()),
-            }
-        });
-    }
-
     /// Every answer says who gives it, and what time it is here, as the services' front ends do.
     fn dated(&self, answer: Response<Bytes>) -> Response<Body> {
         let mut answer = named(answer);
         if !answer.headers().contains_key(header::DATE)
-            && let Ok(date) = httpdate::fmt_http_date(self.0.clock.now()).parse()
+            && let Ok(date) = httpdate::fmt_http_date(self.clock().now()).parse()
         {
             answer.headers_mut().insert(header::DATE, date);
         }
         answer.map(Body::whole)
-    }
-
-    /// Waits until `by` has passed on the clock; a frozen one is moved as soon as nothing else happens.
-    pub async fn sleep(&self, by: Duration) {
-        tokio::select! {
-            () = self.0.clock.timer(by) => {}
-            never = self.keep_time_moving() => match never {},
-        }
-    }
-
-    /// Waits until hyper drops this future because the client has closed the connection.
-    async fn until_client_gives_up(&self) -> ! {
-        match self.keep_time_moving().await {}
-    }
-
-    /// While a client waits for nothing but time, nobody else would move a frozen clock.
-    async fn keep_time_moving(&self) -> Infallible {
-        let generation = *self.0.generation.borrow();
-        while self.0.clock.is_frozen() && generation == *self.0.generation.borrow() {
-            if !self.let_time_pass().await {
-                // The client's timer is still to come.
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        }
-        pending().await
-    }
-}
-
-impl State {
-    fn new(clock: &Clock) -> Self {
-        Self {
-            secrets_manager: SecretsManager::new(clock.clone()),
-            kosli: Kosli::new(clock.clone()),
-            hook: None,
-            calls: Vec::new(),
-            late: BTreeMap::new(),
-        }
-    }
-
-    fn apply(&mut self, service: Service, request: &Request<Bytes>) -> Response<Bytes> {
-        match service {
-            Service::SecretsManager => self.secrets_manager.handle(request),
-            Service::Kosli => self.kosli.handle(request),
-        }
-    }
-
-    /// Lets the effects happen that are due by `now`. True if one of them was the beginning of a rotation.
-    fn apply_late_effects(&mut self, now: SystemTime) -> bool {
-        let mut begins_rotation = false;
-        while let Some(entry) = self.late.first_entry().filter(|entry| entry.key().0 <= now) {
-            let ((_, number), request) = entry.remove_entry();
-            let Some(service) = Service::of(&request) else { continue };
-            let answer = self.apply(service, &request);
-            if let Some(call) = self.calls.get_mut(number - 1) {
-                call.note_effect(&answer);
-                begins_rotation |= call.begins_rotation();
-            }
-        }
-        begins_rotation
     }
 }
 
@@ -520,13 +225,6 @@ fn misdirected(request: &Request<Bytes>) -> Option<String> {
     })
 }
 
-/// Lets everybody else run for a while.
-async fn quiet_rounds() {
-    for _ in 0..QUIET_ROUNDS {
-        tokio::task::yield_now().await;
-    }
-}
-
 /// What a connection's bytes come through, and the socket below it.
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
     fn socket(&self) -> &TcpStream;
@@ -541,23 +239,5 @@ impl Stream for TcpStream {
 impl Stream for TlsStream<TcpStream> {
     fn socket(&self) -> &TcpStream {
         self.get_ref().0
-    }
-}
-
-/// Counts a call as being handled for as long as it lives.
-struct Busy(Emulator);
-
-impl Busy {
-    fn new(emulator: &Emulator) -> Self {
-        emulator.0.busy.fetch_add(1, Ordering::SeqCst);
-        emulator.0.activity.fetch_add(1, Ordering::SeqCst);
-        Self(emulator.clone())
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.0.busy.fetch_sub(1, Ordering::SeqCst);
-        self.0.0.activity.fetch_add(1, Ordering::SeqCst);
     }
 }

@@ -10,10 +10,10 @@ use tokio::net::TcpStream;
 
 use super::{Options, RevokeOldKey, RotatedBy, Shape};
 use crate::clock::Clock;
+use crate::emulator::Emulator;
 use crate::kosli::{Key, Role};
 use crate::runtime_api::Function;
 use crate::secrets_manager::{AWSCURRENT, RotationRequest, Version};
-use crate::server::Emulator;
 
 /// The secret whose key is rotated.
 pub(super) const SECRET: &str = "kosli/ci";

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::{Environment, Function, FunctionError, Outcome, exit_error, lock, new_request_id, timed_out};
-use crate::server::Emulator;
+use crate::emulator::Emulator;
 
 /// One execution environment with a process of its own: kept over invocations, started anew when it has died.
 ///
