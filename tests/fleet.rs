@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 
 use emulator::faults::Rule;
 use emulator::kosli::{Key, MintedBy, Quota};
+use emulator::process::FunctionProcess;
 use emulator::rotation::{Event, Retries};
-use emulator::runtime_api::{Function, FunctionProcess};
+use emulator::runtime_api::Function;
 use emulator::secrets_manager::RotationRequest;
 use emulator::{Call, Clock, Emulator, Hook, Service};
 use serde_json::json;

@@ -15,8 +15,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use emulator::process::FunctionProcess;
 use emulator::rotation::{Event, Retries};
-use emulator::runtime_api::{Function, FunctionProcess};
+use emulator::runtime_api::Function;
 use emulator::secrets_manager::RotationRequest;
 use emulator::{BoxFuture, Call, Clock, Fault, Hook};
 use support::{ADMIN_SECRET, Bench, Probe, Setting, token};

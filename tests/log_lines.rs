@@ -10,8 +10,8 @@ use std::time::Duration;
 use canary::Canaries;
 use emulator::Clock;
 use emulator::demo::{Options, World};
+use emulator::process::FunctionProcess;
 use emulator::rotation::{self, Event, Retries, STEPS, step_event};
-use emulator::runtime_api::FunctionProcess;
 use serde_json::{Value, json};
 
 const DOCUMENT: &str = include_str!("../docs/observability.md");

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use emulator::demo::{self, Options, World};
+use emulator::process::FunctionProcess;
 use emulator::rotation::{self, Event, Retries};
-use emulator::runtime_api::FunctionProcess;
 use emulator::{BoxFuture, Call, Clock, Fault, Hook, Service};
 use kosli_key_rotation::config::Config;
 use kosli_key_rotation::error::ErrorKind;

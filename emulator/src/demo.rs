@@ -24,8 +24,9 @@ pub use self::world::World;
 use crate::clock::Clock;
 use crate::fault_plan::FaultPlan;
 use crate::faults::Rule;
+use crate::process::FunctionProcess;
 use crate::rotation::{self, Event, Retries};
-use crate::runtime_api::{FunctionProcess, OnLine, Outcome};
+use crate::runtime_api::{OnLine, Outcome};
 
 /// What `emulator demo --help` prints.
 pub const USAGE: &str = "\

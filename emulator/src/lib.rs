@@ -12,7 +12,8 @@
 //! - `server`: the sockets in front of it
 //! - [`tls`]: HTTPS in front of them, where it is asked for
 //! - [`faults`]: what can go wrong with a call
-//! - [`runtime_api`]: the function's executable, run as Lambda runs it
+//! - [`runtime_api`]: what a function that polls is told, and what it reports
+//! - [`process`]: the function's executable, run as Lambda runs it
 //! - [`rotation`]: what Secrets Manager does once `RotateSecret` has been called
 //! - `control`: what a person may see and change over HTTP
 //! - [`demo`]: one rotation, told as it happens
@@ -26,6 +27,7 @@ mod fault_plan;
 pub mod faults;
 mod hook;
 pub mod kosli;
+pub mod process;
 mod quota;
 mod reply;
 pub mod rotation;

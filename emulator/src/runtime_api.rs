@@ -1,9 +1,7 @@
-//! The Lambda Runtime API, and processes that poll it: the function's real executable, run as Lambda runs it.
+//! The Lambda Runtime API: what a function that polls it is told, and what it reports.
 //!
 //! Paths, headers and the life of a process follow the Lambda developer guide, "Using the Lambda runtime API for custom
 //! runtimes" and "Understanding the Lambda execution environment lifecycle".
-
-mod process;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -18,8 +16,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::{Notify, oneshot};
 
-pub use self::process::FunctionProcess;
-use crate::emulator::Emulator;
 use crate::reply::json;
 
 /// Where the Runtime API begins.
@@ -39,7 +35,7 @@ pub struct FunctionError {
 }
 
 impl FunctionError {
-    fn new(error_type: &str, error_message: String) -> Self {
+    pub(crate) fn new(error_type: &str, error_message: String) -> Self {
         Self { error_type: error_type.to_owned(), error_message }
     }
 }
@@ -62,7 +58,7 @@ pub(crate) struct Environment {
     invocations: Mutex<Invocations>,
     arrived: Notify,
     /// The process has reported that it cannot start: it is about to exit.
-    failed: AtomicBool,
+    pub(crate) failed: AtomicBool,
 }
 
 #[derive(Default)]
@@ -82,7 +78,7 @@ struct Invocation {
 
 impl Environment {
     /// Hands in an invocation; the receiver gets what it comes to.
-    fn invoke(&self, request_id: &str, payload: &Value, function: &Function) -> oneshot::Receiver<Outcome> {
+    pub(crate) fn invoke(&self, request_id: &str, payload: &Value, function: &Function) -> oneshot::Receiver<Outcome> {
         let (outcome, awaited) = oneshot::channel();
         self.lock().waiting.push_back(Invocation {
             request_id: request_id.to_owned(),
@@ -248,35 +244,25 @@ impl fmt::Debug for Function {
     }
 }
 
-/// Invokes a function that polls the port of [`Emulator::listen`] by itself: one in a debugger, for example.
-pub async fn invoke_external(emulator: &Emulator, function: &Function, payload: &Value) -> Outcome {
-    let request_id = new_request_id();
-    let awaited = emulator.environment().invoke(&request_id, payload, function);
-    match tokio::time::timeout(function.timeout, awaited).await {
-        Ok(outcome) => outcome.unwrap_or_else(|_| Err(exit_error(&request_id, "the emulator ended"))),
-        Err(_) => Err(timed_out(&request_id, function.timeout)),
-    }
-}
-
 /// The words that Lambda uses for a process that has died.
-fn exit_error(request_id: &str, how: &str) -> FunctionError {
+pub(crate) fn exit_error(request_id: &str, how: &str) -> FunctionError {
     let message = format!("RequestId: {request_id} Error: Runtime exited with error: {how}");
     FunctionError::new("Runtime.ExitError", message)
 }
 
 /// The words that Lambda uses for an invocation that took too long.
-fn timed_out(request_id: &str, timeout: Duration) -> FunctionError {
+pub(crate) fn timed_out(request_id: &str, timeout: Duration) -> FunctionError {
     let seconds = timeout.as_secs_f64();
     let message = format!("RequestId: {request_id} Error: Task timed out after {seconds:.2} seconds");
     FunctionError::new("Sandbox.Timedout", message)
 }
 
-fn new_request_id() -> String {
+pub(crate) fn new_request_id() -> String {
     let bits = fastrand::u128(..);
     let hex = format!("{bits:032x}");
     [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use emulator::faults::Rule;
 use emulator::kosli::Role;
+use emulator::process::{FunctionProcess, invoke_external};
 use emulator::rotation::{self, Event, Retries};
-use emulator::runtime_api::{Function, FunctionProcess, invoke_external};
+use emulator::runtime_api::Function;
 use emulator::secrets_manager::RotationRequest;
 use emulator::{Call, Clock, Emulator, Hook, Identity};
 use http::Request;

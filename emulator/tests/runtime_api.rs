@@ -9,7 +9,8 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
-use emulator::runtime_api::{Function, FunctionError, FunctionProcess, invoke_external};
+use emulator::process::{FunctionProcess, invoke_external};
+use emulator::runtime_api::{Function, FunctionError};
 use emulator::{Call, Clock, Emulator, Hook};
 use serde_json::{Value, json};
 use support::Client;

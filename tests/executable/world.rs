@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use canary::Canaries;
 use emulator::kosli::{Key, Role};
+use emulator::process::FunctionProcess;
 use emulator::rotation::{Event, Retries, STEPS, rotate, step_event};
-use emulator::runtime_api::{Function, FunctionProcess, Outcome};
+use emulator::runtime_api::{Function, Outcome};
 use emulator::secrets_manager::{RotationRequest, SecretValue};
 use emulator::{Call, Clock, Emulator};
 use reqwest::header::AUTHORIZATION;

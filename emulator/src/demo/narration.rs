@@ -12,8 +12,9 @@ use crate::call::Call;
 use crate::faults::{Effect, Fault};
 use crate::hook::Hook;
 use crate::kosli::Key;
+use crate::process::FunctionProcess;
 use crate::rotation::{Event, STEPS};
-use crate::runtime_api::{FunctionProcess, OnLine, Outcome};
+use crate::runtime_api::{OnLine, Outcome};
 use crate::secrets_manager::{AWSCURRENT, Version};
 
 /// By how much the clock is moved before another attempt, while the person waits for nothing. A key that another

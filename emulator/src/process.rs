@@ -1,4 +1,4 @@
-//! The function's executable as a process that is kept, killed and started again.
+//! The function's real executable, run as Lambda runs it: a process that is kept, killed and started again.
 
 use std::future::poll_fn;
 use std::io;
@@ -14,8 +14,8 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use super::{Environment, Function, FunctionError, Outcome, exit_error, lock, new_request_id, timed_out};
 use crate::emulator::Emulator;
+use crate::runtime_api::{Environment, Function, FunctionError, Outcome, exit_error, lock, new_request_id, timed_out};
 
 /// One execution environment with a process of its own: kept over invocations, started anew when it has died.
 ///
@@ -206,6 +206,16 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
         self.port.abort();
+    }
+}
+
+/// Invokes a function that polls the port of [`Emulator::listen`] by itself: one in a debugger, for example.
+pub async fn invoke_external(emulator: &Emulator, function: &Function, payload: &Value) -> Outcome {
+    let request_id = new_request_id();
+    let awaited = emulator.environment().invoke(&request_id, payload, function);
+    match tokio::time::timeout(function.timeout, awaited).await {
+        Ok(outcome) => outcome.unwrap_or_else(|_| Err(exit_error(&request_id, "the emulator ended"))),
+        Err(_) => Err(timed_out(&request_id, function.timeout)),
     }
 }
 
