@@ -5,9 +5,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 
+use super::options::{Options, RotatedBy};
 use super::promises::{self, Promise, Seen};
-use super::world::{ACCOUNT, ADMIN_SECRET, ORG, SECRET, World};
-use super::{Options, RotatedBy};
+use super::world::{ACCOUNT, ADMIN_SECRET, ORG, SECRET, World, holder};
 use crate::call::Call;
 use crate::faults::{Effect, Fault};
 use crate::hook::Hook;
@@ -435,12 +435,6 @@ fn redacted(value: &str, keys: &[Key]) -> String {
         let end = key.value.len().saturating_sub(4);
         value.replace(&key.value, &format!("…{}", key.value.get(end..).unwrap_or_default()))
     })
-}
-
-/// The labelled version whose value this key is in.
-pub(super) fn holder<'a>(key: &Key, versions: &'a [Version]) -> Option<&'a Version> {
-    let mut labelled = versions.iter().filter(|version| !version.stages.is_empty());
-    labelled.find(|version| version.text().is_some_and(|value| value.contains(&key.value)))
 }
 
 /// The beginning of an id, which is enough to tell a handful of them apart.

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use super::narration::holder;
-use super::world::World;
+use super::world::{World, holder};
 use crate::call::Call;
 use crate::kosli::{Key, MintedBy};
 
@@ -140,10 +139,10 @@ mod tests {
     use http::Request;
     use serde_json::json;
 
-    use super::super::Options;
     use super::*;
     use crate::call::Service;
     use crate::clock::Clock;
+    use crate::demo::options::Options;
 
     fn held(promises: &[Promise]) -> Vec<bool> {
         promises.iter().map(|promise| promise.held).collect()

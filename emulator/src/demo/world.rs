@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{Options, RevokeOldKey, RotatedBy, Shape};
+use super::options::{Options, RevokeOldKey, RotatedBy, Shape};
 use crate::clock::Clock;
 use crate::emulator::Emulator;
 use crate::kosli::{Key, Role};
@@ -192,4 +192,10 @@ fn key_in(value: &str) -> Option<String> {
         }
         _ => Some(value.to_owned()),
     }
+}
+
+/// The labelled version whose value this key is in.
+pub(super) fn holder<'a>(key: &Key, versions: &'a [Version]) -> Option<&'a Version> {
+    let mut labelled = versions.iter().filter(|version| !version.stages.is_empty());
+    labelled.find(|version| version.text().is_some_and(|value| value.contains(&key.value)))
 }
