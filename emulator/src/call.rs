@@ -22,7 +22,7 @@ pub struct Call {
     pub tag: String,
     /// Who was called.
     pub service: Service,
-    /// `PutSecretValue`, …; `create`, `list`, `get`, `rotate`, `revoke`, `verify`; `unknown`.
+    /// `PutSecretValue`, …; `create`, `list`, `get`, `rotate`, `revoke`, `verify`, `create-account`, …; `unknown`.
     pub operation: String,
     /// What the request names: ids, labels, times.
     pub detail: String,

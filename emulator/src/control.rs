@@ -32,7 +32,8 @@ const HELP: &str = r#"The emulator's control pages. H is the address that you ha
   curl -X DELETE H/_emulator/kosli/keys/KEY_ID            revoke a key, as a person would after a leak
 
 A fault is OPERATION#NUMBERS=FAULT: the numbers are #1, #2..4 or #3.. and count from now on; without them: every such
-call. Operations are Secrets Manager's (PutSecretValue) and Kosli's: create, list, get, rotate, revoke, verify.
+call. Operations are Secrets Manager's (PutSecretValue) and Kosli's: create, list, get, rotate, revoke, verify,
+create-account, list-accounts, get-account, delete-account.
 A refusal, an error, a page and a garbled answer echo the request, as some servers and proxies do, with the key in it.
 Faults are "#;
 
@@ -154,16 +155,11 @@ fn add_key(emulator: &Emulator, body: &Bytes) -> Answer {
         expires_in: Option<String>,
     }
     let input: Input = parse(body)?;
-    let role = match input.role.as_deref() {
-        None => None,
-        Some("admin") => Some(Role::Admin),
-        Some("member") => Some(Role::Member),
-        Some("snapshotter") => Some(Role::Snapshotter),
-        Some("reader") => Some(Role::Reader),
-        Some(other) => {
-            return Err(bad_request(format!("\"{other}\" is no role: admin, member, snapshotter and reader are")));
-        }
-    };
+    let role = input.role.as_deref().map(|name| {
+        let no_role = || bad_request(format!("\"{name}\" is no role: admin, member, snapshotter and reader are"));
+        Role::named(name).ok_or_else(no_role)
+    });
+    let role = role.transpose()?;
     let expires_in = parse_duration(input.expires_in.as_deref().unwrap_or("365d")).map_err(bad_request)?;
     let now = emulator.clock().now();
     let description = input.description.as_deref().unwrap_or("made at the emulator's control page");

@@ -173,13 +173,17 @@ pub const FAULTS: &str = "refuse[:STATUS[:CODE][:retry-after=SECONDS][:message=T
     incomplete, html[:STATUS], kill-before, kill-after";
 
 /// Every operation that a [`Rule`] may name: Kosli's, then Secrets Manager's.
-pub const OPERATIONS: [&str; 21] = [
+pub const OPERATIONS: [&str; 25] = [
     "create",
     "list",
     "get",
     "rotate",
     "revoke",
     "verify",
+    "create-account",
+    "list-accounts",
+    "get-account",
+    "delete-account",
     "CancelRotateSecret",
     "CreateSecret",
     "DeleteSecret",

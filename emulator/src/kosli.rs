@@ -1,4 +1,4 @@
-//! Kosli's API for service-account keys, as a state machine without any I/O.
+//! Kosli's API for service accounts and their keys, as a state machine without any I/O.
 //!
 //! It follows Kosli's API reference, its tutorial and the fixtures of its command-line client
 //! (`kosli-dev/cli`, `cmd/kosli/testdata/service-account`). What none of them says is a switch in [`Switches`]; the
@@ -12,6 +12,10 @@
 //! | get one | `GET /api/v2/service-accounts/{org}/{account}/api-keys/{id}` |
 //! | revoke | `DELETE /api/v2/service-accounts/{org}/{account}/api-keys/{id}` |
 //! | rotate | `POST /api/v2/service-accounts/{org}/{account}/api-keys/{id}/rotate` |
+//! | create-account | `POST /api/v2/service-accounts/{org}` |
+//! | list-accounts | `GET /api/v2/service-accounts/{org}` |
+//! | get-account | `GET /api/v2/service-accounts/{org}/{account}` |
+//! | delete-account | `DELETE /api/v2/service-accounts/{org}/{account}` |
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -20,6 +24,8 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
 use serde_json::{Value, json};
 
+use self::account::Account;
+pub use self::account::Role;
 use self::answer::Refusal;
 pub use self::key::{Key, MintedBy};
 pub use self::request::Operation;
@@ -31,6 +37,7 @@ pub use self::switches::{
 use crate::clock::Clock;
 use crate::quota::LastSecond;
 
+mod account;
 mod answer;
 mod key;
 mod request;
@@ -47,25 +54,12 @@ pub struct Kosli {
     clock: Clock,
     random: fastrand::Rng,
     /// By organization and name.
-    accounts: BTreeMap<(String, String), Role>,
+    accounts: BTreeMap<(String, String), Account>,
     /// In the order in which they were minted.
     keys: Vec<Key>,
     /// How many requests have come, for the rate limit.
     requests: usize,
     admitted: LastSecond,
-}
-
-/// A service account's role in its organization.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// May manage the keys of every account.
-    Admin,
-    /// May report and read.
-    Member,
-    /// May report snapshots of environments.
-    Snapshotter,
-    /// May read.
-    Reader,
 }
 
 /// Set-up and inspection: what a person does in Kosli's web pages, and what a test wants to know.
@@ -90,7 +84,9 @@ impl Kosli {
 
     /// Adds a service account, or changes the role of one.
     pub fn add_account(&mut self, org: &str, name: &str, role: Role) {
-        self.accounts.insert((org.to_owned(), name.to_owned()), role);
+        let now = self.clock.now();
+        let account = self.accounts.entry((org.to_owned(), name.to_owned())).or_insert_with(|| Account::new(role, now));
+        account.role = role;
     }
 
     /// Removes a service account, and revokes its keys.
@@ -110,7 +106,9 @@ impl Kosli {
         created_at: SystemTime,
         expires_at: Option<SystemTime>,
     ) -> (String, String) {
-        self.accounts.entry((org.to_owned(), account.to_owned())).or_insert(Role::Member);
+        let now = self.clock.now();
+        let made = || Account::new(Role::Member, now);
+        self.accounts.entry((org.to_owned(), account.to_owned())).or_insert_with(made);
         let id = self.new_id();
         let minted = self.new_key(id, (org, account), description, MintedBy::SetUp);
         let key = Key { created_at, expires_at, ..minted };
@@ -167,9 +165,9 @@ impl Kosli {
         if !self.may(&caller, &route) {
             return Err(Refusal::forbidden());
         }
-        let account_exists = self.accounts.contains_key(&(route.org.clone(), route.account.clone()));
-        if route.operation != Operation::Verify && !account_exists {
-            return Err(Refusal::new(StatusCode::NOT_FOUND, "Service account not found"));
+        let of_an_org = [Operation::Verify, Operation::CreateAccount, Operation::ListAccounts];
+        if !of_an_org.contains(&route.operation) && self.account(&route).is_none() {
+            return Err(Refusal::account_not_found());
         }
         match route.operation {
             Operation::Create => self.create(&route, request.body()),
@@ -179,6 +177,10 @@ impl Kosli {
             Operation::Revoke => Err(Refusal::key_not_found()),
             Operation::Rotate => self.rotate(&route, request.body()),
             Operation::Verify => Ok((StatusCode::OK, json!([]))),
+            Operation::CreateAccount => self.create_account(&route, &caller, request.body()),
+            Operation::ListAccounts => Ok((StatusCode::OK, self.list_accounts(&route))),
+            Operation::GetAccount => Ok((StatusCode::OK, self.get_account(&route)?)),
+            Operation::DeleteAccount => Ok((StatusCode::OK, self.delete_account(&route))),
         }
     }
 
@@ -224,9 +226,21 @@ impl Kosli {
         if caller.in_grace && self.switches.rights_in_grace == RightsInGrace::VerifyOnly {
             return false;
         }
+        match route.operation {
+            Operation::ListAccounts | Operation::GetAccount => return true,
+            Operation::CreateAccount => return caller.role != Role::Reader,
+            _ => {}
+        }
+        // Kosli says so of both, whatever it leaves open.
+        let created_it = self.account(route).is_some_and(|account| account.was_created_by(&caller.account));
+        if caller.role == Role::Admin || created_it {
+            return true;
+        }
+        if route.operation == Operation::DeleteAccount {
+            return false;
+        }
         let own_account = caller.account == route.account;
         match self.switches.key_managers {
-            _ if caller.role == Role::Admin => true,
             KeyManagers::Admins => false,
             KeyManagers::AdminsAndOwnAccount => own_account,
             KeyManagers::AdminsAndOwnKey => {
@@ -397,7 +411,7 @@ impl Kosli {
         let now = self.clock.now();
         let index = self.keys.iter().position(|key| key.value == value)?;
         let key = &self.keys[index];
-        let role = *self.accounts.get(&(key.org.clone(), key.account.clone()))?;
+        let role = self.accounts.get(&(key.org.clone(), key.account.clone()))?.role;
         let known_from = match key.minted_by {
             MintedBy::SetUp => key.created_at,
             MintedBy::Create | MintedBy::Rotate { .. } => key.created_at + self.switches.new_key_refused_for,

@@ -19,6 +19,8 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// An instant in 2026, and half a second, as in the fixtures.
 const START: f64 = 1_780_584_129.5;
 
+const ACCOUNTS: &str = "/api/v2/service-accounts/acme";
+const CI: &str = "/api/v2/service-accounts/acme/ci";
 const KEYS: &str = "/api/v2/service-accounts/acme/ci/api-keys";
 const ENVIRONMENTS: &str = "/api/v2/environments/acme";
 
@@ -353,6 +355,11 @@ fn paths_name_operations_escaped_or_not() {
         (Method::GET, &one, Some(Operation::Get)),
         (Method::DELETE, &one, Some(Operation::Revoke)),
         (Method::POST, &rotate, Some(Operation::Rotate)),
+        (Method::POST, ACCOUNTS, Some(Operation::CreateAccount)),
+        (Method::GET, ACCOUNTS, Some(Operation::ListAccounts)),
+        (Method::GET, CI, Some(Operation::GetAccount)),
+        (Method::DELETE, CI, Some(Operation::DeleteAccount)),
+        (Method::PATCH, CI, None),
         (Method::GET, &rotate, None),
         (Method::PUT, &one, None),
         (Method::POST, ENVIRONMENTS, None),
@@ -366,6 +373,92 @@ fn paths_name_operations_escaped_or_not() {
     let mut world = World::new();
     let escaped = world.id.replace('-', "%2d");
     assert_eq!(world.get(&escaped).0, 200);
+}
+
+/// `created_service_account.json`, `listed_service_accounts.json`, `service_account.json`, `delete_success.json`.
+#[test]
+fn a_service_account_is_created_shown_and_deleted_with_its_keys() {
+    let mut world = World::new();
+    let request = json!({"name": "bot", "description": "CI service account", "privilege": "snapshotter"});
+    let bot =
+        json!({"name": "bot", "description": "CI service account", "privilege": "snapshotter", "created_at": START});
+    assert_eq!(world.call_as_admin(Method::POST, ACCOUNTS, request.clone()), (201, bot.clone()));
+    let path = format!("{ACCOUNTS}/bot");
+    assert_eq!(world.call_as_admin(Method::GET, &path, Value::Null), (200, bot.clone()));
+    let (status, list) = world.call_as_admin(Method::GET, ACCOUNTS, Value::Null);
+    let names: Vec<&str> = list.as_array().expect("an array").iter().filter_map(|one| one["name"].as_str()).collect();
+    assert_eq!((status, names), (200, vec!["admin", "bot", "ci"]));
+    assert_eq!(list[1], bot);
+
+    let (_, key) = world.call_as_admin(Method::POST, &format!("{path}/api-keys"), json!({"description": "x"}));
+    let key = text(&key["key"]);
+    assert_eq!(world.verify(&key), 200);
+    assert_eq!(world.call_as_admin(Method::POST, ACCOUNTS, request).0, 400, "there is one with that name");
+    assert_eq!(world.call_as_admin(Method::DELETE, &path, Value::Null), (200, json!("OK")));
+    assert_eq!(world.verify(&key), 401);
+    let no_account = (404, json!({"message": "Service account not found"}));
+    assert_eq!(world.call_as_admin(Method::GET, &path, Value::Null), no_account);
+    assert_eq!(world.call_as_admin(Method::DELETE, &path, Value::Null), no_account);
+}
+
+#[test]
+fn fields_of_a_service_account_that_are_not_valid_are_named() {
+    let mut world = World::new();
+    for (body, wrong) in [
+        (json!({}), vec!["name", "privilege"]),
+        (json!({"name": "a_b", "privilege": "root", "description": 1}), vec!["description", "name", "privilege"]),
+        (json!({"name": "bot", "privilege": "Admin"}), vec!["privilege"]),
+    ] {
+        let (status, answer) = world.call_as_admin(Method::POST, ACCOUNTS, body.clone());
+        let mut named = fields(&answer["errors"]);
+        named.sort_unstable();
+        assert_eq!((status, named), (400, wrong), "{body}");
+    }
+    assert_eq!(world.call_as_admin(Method::GET, ACCOUNTS, Value::Null).1.as_array().map(Vec::len), Some(2));
+}
+
+/// "You can only create a service account with a privilege equal to or lower than your own."
+#[test]
+fn a_service_account_is_created_with_at_most_the_creators_role() {
+    let roles = ["reader", "snapshotter", "member", "admin"];
+    for (own, may) in roles.into_iter().zip([0, 2, 3, 4]) {
+        let mut world = World::new();
+        world.kosli.add_account("acme", "creator", Role::named(own).expect("a role"));
+        let (_, key) = world.kosli.add_key("acme", "creator", "x", at(START), None);
+        for (index, role) in roles.into_iter().enumerate() {
+            let body = json!({"name": format!("new-{role}"), "privilege": role});
+            let status = world.call(Method::POST, ACCOUNTS, &key, body).0;
+            assert_eq!(status, if index < may { 201 } else { 403 }, "{own} creates {role}");
+        }
+    }
+}
+
+/// "Only organization admins or the creating user can manage a service account": whatever the rest is.
+#[test]
+fn who_created_an_account_manages_its_keys_and_no_others() {
+    for key_managers in [KeyManagers::Admins, KeyManagers::AdminsAndOwnKey, KeyManagers::AdminsAndOwnAccount] {
+        let mut world = World::with(Switches { key_managers, ..Switches::default() });
+        world.kosli.add_account("acme", "creator", Role::Snapshotter);
+        let (_, creator) = world.kosli.add_key("acme", "creator", "x", at(START), None);
+        let body = json!({"name": "made", "privilege": "reader"});
+        assert_eq!(world.call(Method::POST, ACCOUNTS, &creator, body).0, 201);
+
+        let keys = format!("{ACCOUNTS}/made/api-keys");
+        let (status, made) = world.call(Method::POST, &keys, &creator, json!({"description": "x"}));
+        assert_eq!(status, 201);
+        let id = text(&made["id"]);
+        assert_eq!(world.call(Method::POST, &format!("{keys}/{id}/rotate"), &creator, Value::Null).0, 201);
+        assert_eq!(world.call(Method::GET, &keys, &creator, Value::Null).0, 200);
+        assert_eq!(world.call(Method::DELETE, &format!("{keys}/{id}"), &creator, Value::Null).0, 200);
+
+        let rotate = format!("{KEYS}/{}/rotate", world.id);
+        assert_eq!(world.call(Method::POST, &rotate, &creator, Value::Null).0, 403, "another's account");
+        assert_eq!(world.call(Method::DELETE, CI, &creator, Value::Null).0, 403, "another's account");
+        let made_key = world.kosli.add_key("acme", "made", "x", at(START), None).1;
+        let path = format!("{ACCOUNTS}/made");
+        assert_eq!(world.call(Method::DELETE, &path, &made_key, Value::Null).0, 403, "it did not create itself");
+        assert_eq!(world.call(Method::DELETE, &path, &creator, Value::Null).0, 200);
+    }
 }
 
 #[test]

@@ -37,6 +37,10 @@ impl Refusal {
         Self { reason: Reason::Invalid(errors), message, retry_after: None }
     }
 
+    pub(super) fn account_not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "Service account not found")
+    }
+
     pub(super) fn key_not_found() -> Self {
         Self::new(StatusCode::NOT_FOUND, "API key not found")
     }

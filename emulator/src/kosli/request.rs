@@ -27,6 +27,14 @@ pub enum Operation {
     Rotate,
     /// Reads an organization's environments: any key of the organization may.
     Verify,
+    /// Makes a service account.
+    CreateAccount,
+    /// Shows the service accounts of an organization.
+    ListAccounts,
+    /// Shows one service account.
+    GetAccount,
+    /// Removes a service account with its keys.
+    DeleteAccount,
 }
 
 impl Operation {
@@ -39,6 +47,10 @@ impl Operation {
             Self::Revoke => "revoke",
             Self::Rotate => "rotate",
             Self::Verify => "verify",
+            Self::CreateAccount => "create-account",
+            Self::ListAccounts => "list-accounts",
+            Self::GetAccount => "get-account",
+            Self::DeleteAccount => "delete-account",
         }
     }
 }
@@ -62,6 +74,10 @@ impl Route {
         let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
         let (operation, org, account, key_id) = match (request.method().as_str(), &*segments) {
             ("GET", &["environments", org]) => (Operation::Verify, org, "", ""),
+            ("POST", &["service-accounts", org]) => (Operation::CreateAccount, org, "", ""),
+            ("GET", &["service-accounts", org]) => (Operation::ListAccounts, org, "", ""),
+            ("GET", &["service-accounts", org, account]) => (Operation::GetAccount, org, account, ""),
+            ("DELETE", &["service-accounts", org, account]) => (Operation::DeleteAccount, org, account, ""),
             (method, &["service-accounts", org, account, "api-keys", ref rest @ ..]) => match (method, rest) {
                 ("GET", &[]) => (Operation::List, org, account, ""),
                 ("POST", &[]) => (Operation::Create, org, account, ""),
@@ -150,7 +166,7 @@ impl KeyRequest {
     }
 }
 
-fn object(body: &Bytes) -> Result<Map<String, Value>, Refusal> {
+pub(super) fn object(body: &Bytes) -> Result<Map<String, Value>, Refusal> {
     if body.is_empty() {
         return Ok(Map::new());
     }
