@@ -76,7 +76,7 @@ impl Event {
             step: Step::parse(step)?,
             secret_id: SecretId::new(required(fields, "SecretId")?)?,
             token: VersionId::parse(required(fields, "ClientRequestToken")?)?,
-            rotation_token: optional(fields, "RotationToken")?.map(SecretString::from),
+            rotation_token: optional(fields, "RotationToken")?.map(rotation_token).transpose()?,
         }))
     }
 }
@@ -166,6 +166,18 @@ impl fmt::Display for Step {
 impl fmt::Display for VersionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// Secrets Manager's own rule for `PutSecretValue`, which would refuse another one: once a key has been minted, and lost by that.
+/// Source: <https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_PutSecretValue.html>
+fn rotation_token(token: &str) -> Result<SecretString, RotationError> {
+    let valid =
+        (36..=256).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    if valid {
+        Ok(SecretString::from(token))
+    } else {
+        Err(invalid("`RotationToken` is not 36 to 256 letters, digits or '-'."))
     }
 }
 

@@ -55,6 +55,16 @@ async fn an_event_that_secrets_manager_does_not_send() {
     for token in ["0".repeat(65), "a b".into(), "é".into(), "a\u{0}b".into()] {
         events.push((with("ClientRequestToken", json!(token)), vec!["`ClientRequestToken`", "32 to 64 characters"]));
     }
+    // Secrets Manager would refuse each of them when the new key is to be stored.
+    for token in ["short", &"r".repeat(35), &"r".repeat(257), &"r".repeat(300)] {
+        events.push((with("RotationToken", json!(token)), vec!["`RotationToken`", "36 to 256 letters"]));
+    }
+    for odd in [" ", "\u{e9}", "\n", "_", "/", "\u{0}", "\u{200b}"] {
+        let token = "9b6e4d1c-0a52-4f37-8e19-c2d7f3a5b801";
+        for token in [format!("{odd}{token}"), format!("{token}{odd}"), token.replacen('-', odd, 1) + "0"] {
+            events.push((with("RotationToken", json!(token)), vec!["`RotationToken`", "36 to 256 letters"]));
+        }
+    }
     events.push((json!({}), vec!["has no `Step`"]));
     check_events(&events).await;
 }

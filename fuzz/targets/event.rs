@@ -35,11 +35,15 @@ fn accepted(rotation: &RotationEvent, event: &Value) {
     assert!((1..=64).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic()));
     let rotation_token = rotation.rotation_token.as_ref().map(|token| token.expose_secret());
     assert_eq!(event.get("RotationToken").and_then(Value::as_str), rotation_token);
-    assert_ne!(rotation_token, Some(""));
+    assert!(rotation_token.is_none_or(valid_rotation_token));
 }
 
 fn valid_secret_id(id: &str) {
     assert!((1..=2_048).contains(&id.len()) && !id.chars().any(char::is_control));
+}
+
+fn valid_rotation_token(token: &str) -> bool {
+    (36..=256).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 fn rejected(error: &RotationError) {
@@ -52,11 +56,13 @@ fn rejected(error: &RotationError) {
 
 /// Another token in its place changes nothing that anybody sees.
 fn the_rotation_token_shows_nowhere(event: &Value, outcome: &Result<Event, RotationError>) {
-    const OTHER: &str = "another-RotationToken-0123456789";
+    const OTHER: &str = "another-RotationToken-0123456789-0123456789";
+    const MALFORMED: &str = "no RotationToken";
     let shown = shown(outcome);
     let mut event = event.clone();
     match event.get_mut("RotationToken") {
-        Some(Value::String(token)) if !token.is_empty() => OTHER.clone_into(token),
+        Some(Value::String(token)) if valid_rotation_token(token) => OTHER.clone_into(token),
+        Some(Value::String(token)) if !token.is_empty() => MALFORMED.clone_into(token),
         _ => return,
     }
     assert_eq!(self::shown(&Event::parse(&event)), shown);
