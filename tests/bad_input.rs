@@ -9,14 +9,13 @@
 mod case;
 #[path = "bad_input/raw_runtime.rs"]
 mod raw_runtime;
-#[path = "executable/world.rs"]
-mod world;
 
 use case::{Case, GOOD, Wrong, check_all, check_events, check_variable};
 use emulator::kosli::{KeyManagers, Role};
 use emulator::rotation::STEPS;
 use serde_json::{Value, json};
-use world::{ACCOUNT, ADMIN, ADMIN_SECRET, SECRET};
+use testbed::executable::ADMIN;
+use testbed::{ACCOUNT, ADMIN_SECRET, SECRET};
 
 /// Whoever may invoke the function may send it anything.
 #[tokio::test]

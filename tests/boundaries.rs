@@ -3,8 +3,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail at any line")]
 
-mod support;
-
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,8 +13,8 @@ use kosli_key_rotation::kosli::SHORTEST_MINT;
 use kosli_key_rotation::marker::{Attempt, Mark};
 use kosli_key_rotation::secrets_manager::STORE_RESERVE;
 use serde_json::{Value, json};
-use support::{
-    ACCOUNT, Bench, DAY, DESCRIPTION, HOUR, ONCE, ORG, Setting, Shape, World, done, key_in, refused, rfc3339, second,
+use testbed::{
+    ACCOUNT, DAY, DESCRIPTION, HOUR, ONCE, ORG, Setting, Shape, Testbed, World, done, key_in, refused, rfc3339, second,
     token, version_id,
 };
 
@@ -78,7 +76,7 @@ fn current_may_be_dead(world: &World) {
 
 #[test]
 fn a_marked_key_is_ours_unless_it_is_too_old_or_used_or_of_another_description() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for (before_the_version, description, used, ours) in [
             // Kosli's clock may be five minutes behind.
             (MINUTE * 5, DESCRIPTION, false, true),
@@ -86,7 +84,7 @@ fn a_marked_key_is_ours_unless_it_is_too_old_or_used_or_of_another_description()
             (Duration::ZERO, DESCRIPTION, true, false),
             (Duration::ZERO, "somebody's laptop", false, false),
         ] {
-            let world = bench.world(&alone());
+            let world = testbed.world(&alone());
             let version = now(&world) - HOUR;
             // It stands before the others, and its description says nothing about theirs.
             let laptop = add_key(&world, "somebody's laptop", version, now(&world) + DAY * 90);
@@ -110,9 +108,9 @@ fn a_marked_key_is_ours_unless_it_is_too_old_or_used_or_of_another_description()
 
 #[test]
 fn the_sweep_touches_what_is_ours_alone() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for immediately in [true, false] {
-            let world = bench.world(&Setting { revoke_immediately: immediately, ..alone() });
+            let world = testbed.world(&Setting { revoke_immediately: immediately, ..alone() });
             let laptop = add_key(&world, "somebody's laptop", now(&world), now(&world) + DAY * 90);
             let rotation = world.until_finish(&second()).await;
             // They have shown up since: an orphan, and keys that look like one but for a single thing.
@@ -139,8 +137,8 @@ fn the_sweep_touches_what_is_ours_alone() {
 
 #[test]
 fn a_key_that_was_lost_before_the_last_promotion_is_the_head_of_no_chain() {
-    Bench::run(async |bench| {
-        let world = bench.world(&Setting::default());
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting::default());
         let (rotation, lost) = world.lose_a_key().await;
         world.advance(TAKE_OVER);
         // Kosli does not rotate it, the sweep cannot revoke it, and nobody asks for the clean-up again.
@@ -161,8 +159,8 @@ fn a_key_that_was_lost_before_the_last_promotion_is_the_head_of_no_chain() {
 
 #[test]
 fn the_sweep_finds_what_was_lost_before_a_field_was_edited() {
-    Bench::run(async |bench| {
-        let world = bench.world(&Setting::default());
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting::default());
         let (_, lost) = world.lose_a_key().await;
         world.put(&world.edited(), &token("hand", 0));
         world.advance(TAKE_OVER);
@@ -177,9 +175,9 @@ fn the_sweep_finds_what_was_lost_before_a_field_was_edited() {
 
 #[test]
 fn the_old_key_is_revoked_unless_what_is_pending_holds_its_id_or_its_value() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for (same_id, same_value) in [(false, false), (true, false), (false, true), (true, true)] {
-            let world = bench.world(&Setting::default());
+            let world = testbed.world(&Setting::default());
             let rotation = world.begin_rotation(&second()).unwrap();
             assert_eq!(world.drive(&rotation, ONCE).await, Event::Succeeded, "{}", world.story());
             let old = world.kosli_key(&world.first_key);
@@ -203,7 +201,7 @@ fn the_old_key_is_revoked_unless_what_is_pending_holds_its_id_or_its_value() {
 
 #[test]
 fn a_lost_key_that_kosli_does_not_rotate_makes_way_for_the_current_one() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for (in_the_same_step, refusal) in [
             (false, "rotate#1=refuse:400"),
             (false, "rotate#1=refuse:404"),
@@ -211,7 +209,7 @@ fn a_lost_key_that_kosli_does_not_rotate_makes_way_for_the_current_one() {
             (true, "rotate#2=refuse:400"),
             (true, "rotate#2=refuse:404"),
         ] {
-            let world = bench.world(&Setting::default());
+            let world = testbed.world(&Setting::default());
             if in_the_same_step {
                 world.rule("rotate#1=incomplete");
                 world.rule(refusal);
@@ -234,17 +232,17 @@ fn a_lost_key_that_kosli_does_not_rotate_makes_way_for_the_current_one() {
 
 #[test]
 fn a_key_that_kosli_names_is_replaced_although_the_list_does_not_show_it_yet() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         let switches = Switches { list_lag: MINUTE, ..Switches::default() };
-        let world = bench.world(&Setting { switches, ..Setting::default() });
+        let world = testbed.world(&Setting { switches, ..Setting::default() });
         world.rotate_through("rotate#1=incomplete", ONCE, 2).await;
     });
 }
 
 #[test]
 fn an_execution_gives_up_after_four_keys_without_a_value() {
-    Bench::run(async |bench| {
-        let world = bench.world(&Setting::default());
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting::default());
         let rotation = world.begin_rotation(&second()).unwrap();
         world.rule("rotate=incomplete");
         let message = refused(world.step(&rotation, "createSecret").await, "MintUnclear");
@@ -260,8 +258,8 @@ fn an_execution_gives_up_after_four_keys_without_a_value() {
 
 #[test]
 fn a_recovered_keys_successor_that_has_its_id_is_not_revoked_with_it() {
-    Bench::run(async |bench| {
-        let world = bench.world(&Setting::default());
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting::default());
         let (rotation, _) = world.lose_a_key().await;
         world.advance(TAKE_OVER);
         world.emulator.with_kosli(|kosli| kosli.switches.successor_id = SuccessorId::Same);
@@ -273,9 +271,9 @@ fn a_recovered_keys_successor_that_has_its_id_is_not_revoked_with_it() {
 
 #[test]
 fn a_successor_with_the_current_id_whose_value_was_lost_is_rotated_after_the_old_value_has_died() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         let switches = Switches { successor_id: SuccessorId::Same, ..Switches::default() };
-        let world = bench.world(&Setting { switches, ..Setting::default() });
+        let world = testbed.world(&Setting { switches, ..Setting::default() });
         let (rotation, _) = world.lose_a_key().await;
         current_may_be_dead(&world);
         world.advance(DAY + HOUR);
@@ -286,10 +284,10 @@ fn a_successor_with_the_current_id_whose_value_was_lost_is_rotated_after_the_old
 
 #[test]
 fn a_dead_value_whose_id_is_hidden_in_its_grace_period_is_a_mismatch() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         // The list does not show the key, and asking for it by its id does.
         let switches = Switches { list_in_grace: ListInGrace::Hidden, ..Switches::default() };
-        let world = bench.world(&Setting { switches, ..alone() });
+        let world = testbed.world(&Setting { switches, ..alone() });
         let value = world.value("AWSCURRENT").unwrap();
         rotate_once(&world).await;
         world.put(&value.replace(&key_in(&value).unwrap(), "emulated-kosli-key-of-nobody"), &token("hand", 0));
@@ -311,7 +309,7 @@ enum Listed {
 
 #[test]
 fn where_nothing_names_the_key_id_the_list_and_the_key_decide_together() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for (admin, alive, listed, expected) in [
             (true, true, Listed::TheCurrentKey, Ok("rotated")),
             (false, true, Listed::TheCurrentKey, Ok("rotated")),
@@ -323,7 +321,7 @@ fn where_nothing_names_the_key_id_the_list_and_the_key_decide_together() {
             (false, false, Listed::TheCurrentKey, Err("CurrentKeyDead")),
             (true, false, Listed::TheCurrentKey, Err("KeyIdUnknown")),
         ] {
-            let world = bench.world(&Setting { shape: Shape::Plain, admin, ..alone() });
+            let world = testbed.world(&Setting { shape: Shape::Plain, admin, ..alone() });
             world.untag("kosli:key-id");
             if matches!(listed, Listed::TheCurrentKeyAndAnother | Listed::Another) {
                 add_key(&world, DESCRIPTION, now(&world), now(&world) + DAY * 90);
@@ -350,9 +348,9 @@ fn where_nothing_names_the_key_id_the_list_and_the_key_decide_together() {
 
 #[test]
 fn the_key_of_the_version_before_is_not_the_one_that_is_looked_for() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         let switches = Switches { list_in_grace: ListInGrace::Hidden, ..Switches::default() };
-        let world = bench.world(&Setting { switches, ..alone() });
+        let world = testbed.world(&Setting { switches, ..alone() });
         let first = key_in(&world.value("AWSCURRENT").unwrap()).unwrap();
         rotate_once(&world).await;
         let second_key = world.key("AWSCURRENT").unwrap();
@@ -368,12 +366,12 @@ fn the_key_of_the_version_before_is_not_the_one_that_is_looked_for() {
 
 #[test]
 fn a_created_key_is_described_as_the_one_that_it_replaces() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for (description, expected) in [
             ("the deployment's", "the deployment's".to_owned()),
-            ("", format!("AWS Secrets Manager: {}", support::SECRET)),
+            ("", format!("AWS Secrets Manager: {}", testbed::SECRET)),
         ] {
-            let world = bench.world(&Setting::default());
+            let world = testbed.world(&Setting::default());
             let key = add_key(&world, description, now(&world), now(&world) + DAY * 90);
             let value = world.with_key(&key);
             // Nothing is known of the version before.
@@ -392,9 +390,9 @@ fn a_created_key_is_described_as_the_one_that_it_replaces() {
 
 #[test]
 fn where_kosli_changes_the_expiry_what_may_be_an_orphan_is_named_and_nothing_else() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         let switches = Switches { expires_at: ExpiresAt::Ignored, ..Switches::default() };
-        let world = bench.world(&Setting { switches, ..alone() });
+        let world = testbed.world(&Setting { switches, ..alone() });
         let (version, expires) = (now(&world) - HOUR, now(&world) + DAY * 90);
         let others = [
             add_key(&world, "somebody's laptop", now(&world), expires),
@@ -417,7 +415,7 @@ fn where_kosli_changes_the_expiry_what_may_be_an_orphan_is_named_and_nothing_els
 
         // The current key itself is none, however young and unused it looks.
         let switches = Switches { last_used_at: LastUsedAt::Never, ..world.setting.switches.clone() };
-        let world = bench.world(&Setting { switches, ..alone() });
+        let world = testbed.world(&Setting { switches, ..alone() });
         let key = add_key(&world, DESCRIPTION, now(&world), now(&world) + DAY * 90);
         world.put(&world.with_key(&key), &token("hand", 0));
         let rotation = world.begin_rotation(&second()).unwrap();
@@ -427,9 +425,9 @@ fn where_kosli_changes_the_expiry_what_may_be_an_orphan_is_named_and_nothing_els
 
 #[test]
 fn kosli_is_left_alone_for_as_long_as_it_asks_up_to_twenty_seconds() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for (seconds, is_waited_for) in [(19, true), (20, true), (21, false), (3_600, false)] {
-            let world = bench.world(&Setting::default());
+            let world = testbed.world(&Setting::default());
             let rotation = world.begin_rotation(&second()).unwrap();
             world.rule(&format!("rotate#1=refuse:429:retry-after={seconds}"));
             let begin = now(&world);
@@ -450,9 +448,9 @@ fn kosli_is_left_alone_for_as_long_as_it_asks_up_to_twenty_seconds() {
 
 #[test]
 fn another_executions_key_is_taken_over_when_that_execution_cannot_live_any_more_and_no_sooner() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for age in [50, 80, 100] {
-            let world = bench.world(&Setting::default());
+            let world = testbed.world(&Setting::default());
             let (rotation, lost) = world.lose_a_key().await;
             let already = now(&world).duration_since(lost.created_at).unwrap();
             world.advance(Duration::from_secs(age) - already);
@@ -471,9 +469,9 @@ fn another_executions_key_is_taken_over_when_that_execution_cannot_live_any_more
 
 #[test]
 fn the_last_moment_to_mint_leaves_the_store_its_time() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         let shortest = SHORTEST_MINT + STORE_RESERVE + ANSWER_RESERVE;
-        let world = bench.world(&Setting::default());
+        let world = testbed.world(&Setting::default());
         let rotation = world.begin_rotation(&second()).unwrap();
         let event = step_event(&rotation, "createSecret");
         refused(world.invoke_within(0, &event, shortest - Duration::from_millis(1)).await, "OutOfTime");
@@ -482,7 +480,7 @@ fn the_last_moment_to_mint_leaves_the_store_its_time() {
         world.complete(&rotation, ONCE).await;
 
         // An answer that does not come is not waited for in the store's time.
-        let world = bench.world(&Setting::default());
+        let world = testbed.world(&Setting::default());
         let rotation = world.begin_rotation(&second()).unwrap();
         let event = step_event(&rotation, "createSecret");
         world.rule("rotate#1=delay:20s");
@@ -498,7 +496,7 @@ fn the_last_moment_to_mint_leaves_the_store_its_time() {
 
 #[test]
 fn an_instant_of_death_is_named_as_soon_as_a_key_may_have_been_minted_and_never_before() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for (rule, may_be_minted) in [
             ("rotate=no-answer", true),
             ("rotate=drop-before", true),
@@ -507,7 +505,7 @@ fn an_instant_of_death_is_named_as_soon_as_a_key_may_have_been_minted_and_never_
             ("rotate=refuse:429", false),
             ("rotate=refuse:404", false),
         ] {
-            let world = bench.world(&Setting::default());
+            let world = testbed.world(&Setting::default());
             let rotation = world.begin_rotation(&second()).unwrap();
             world.rule(rule);
             let error = world.step(&rotation, "createSecret").await.expect_err(rule);
@@ -524,8 +522,8 @@ fn an_instant_of_death_is_named_as_soon_as_a_key_may_have_been_minted_and_never_
 
 #[test]
 fn a_current_key_that_expires_before_its_grace_period_ends_is_said_to_die_then() {
-    Bench::run(async |bench| {
-        let world = bench.world(&Setting::default());
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting::default());
         let key = add_key(&world, DESCRIPTION, now(&world), now(&world) + HOUR * 5);
         world.put(&world.with_key(&key), &token("hand", 0));
         let rotation = world.begin_rotation(&second()).unwrap();
@@ -538,9 +536,9 @@ fn a_current_key_that_expires_before_its_grace_period_ends_is_said_to_die_then()
 
 #[test]
 fn labels_of_abandoned_versions_are_no_reason_to_refuse() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for (own, fits) in [(16, true), (17, false)] {
-            let world = bench.world(&Setting { shape: Shape::Plain, ..Setting::default() });
+            let world = testbed.world(&Setting { shape: Shape::Plain, ..Setting::default() });
             let abandoned = world.begin_rotation(&second()).unwrap();
             done(world.step(&abandoned, "createSecret").await);
             world.clear_pending(&abandoned.token);
@@ -568,14 +566,14 @@ fn labels_of_abandoned_versions_are_no_reason_to_refuse() {
 
 #[test]
 fn a_tag_that_names_another_key_than_the_value_counts_for_the_first_version_alone() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         // As good as no tag.
-        let world = bench.world(&Setting::default());
+        let world = testbed.world(&Setting::default());
         world.tag("kosli:key-id", &world.first_key);
         world.rotate_completely(&second()).await;
 
         // Before the first rotation: one of the two is wrong.
-        let world = bench.world(&Setting::default());
+        let world = testbed.world(&Setting::default());
         world.tag("kosli:key-id", "another-key");
         let rotation = world.begin_rotation(&second()).unwrap();
         refused(world.step(&rotation, "createSecret").await, "IdentityConflict");
@@ -593,8 +591,8 @@ fn a_tag_that_names_another_key_than_the_value_counts_for_the_first_version_alon
 
 #[test]
 fn a_tag_is_stale_once_a_version_of_ours_was_current_although_no_rotation_has_ended() {
-    Bench::run(async |bench| {
-        let world = bench.world(&Setting { shape: Shape::Plain, ..alone() });
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting { shape: Shape::Plain, ..alone() });
         let rotation = world.until_finish(&second()).await;
         world.rule("list=error-before:503");
         refused(world.step(&rotation, "finishSecret").await, "CleanUpIncomplete");
@@ -613,8 +611,8 @@ fn a_tag_is_stale_once_a_version_of_ours_was_current_although_no_rotation_has_en
 
 #[test]
 fn a_label_of_a_version_that_was_never_current_makes_no_tag_stale() {
-    Bench::run(async |bench| {
-        let world = bench.world(&Setting { shape: Shape::Plain, ..Setting::default() });
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting { shape: Shape::Plain, ..Setting::default() });
         let abandoned = world.begin_rotation(&second()).unwrap();
         done(world.step(&abandoned, "createSecret").await);
         world.clear_pending(&abandoned.token);
@@ -629,8 +627,8 @@ fn a_label_of_a_version_that_was_never_current_makes_no_tag_stale() {
 
 #[test]
 fn a_key_id_that_a_person_has_corrected_is_not_taken_from_the_version_before() {
-    Bench::run(async |bench| {
-        let world = bench.world(&Setting::default());
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting::default());
         let value = world.value("AWSCURRENT").unwrap();
         world.put(&value.replace(&world.first_key, "mistyped"), &token("hand", 0));
         world.put(&value, &token("hand", 1));

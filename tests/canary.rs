@@ -2,21 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail at any line")]
 
-#[path = "support/canary.rs"]
-mod canary;
-
 use std::fmt::Write;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use canary::Canaries;
 use emulator::process::FunctionProcess;
 use emulator::runtime_api::Function;
 use emulator::{Clock, Emulator};
 use kosli_key_rotation::log;
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
 use serde_json::{Value, json};
+use testbed::Canaries;
 
 const KEY: &str = "made-up-key-Zm9vYmFy/+~w8K1oQ2xEw5R7tYu";
 

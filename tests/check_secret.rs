@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod support;
-
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,14 +11,14 @@ use emulator::rotation::Event;
 use kosli_key_rotation::marker::{Attempt, Mark};
 use kosli_key_rotation::rotation::LambdaContext;
 use serde_json::{Value, json};
-use support::{
-    ACCOUNT, ADMIN_SECRET, Bench, DAY, DESCRIPTION, FUNCTION, HOUR, ONCE, ORG, RETRIES, SECRET, Setting, Shape, World,
-    token, version_id,
+use testbed::{
+    ACCOUNT, ADMIN_SECRET, DAY, DESCRIPTION, FUNCTION, HOUR, ONCE, ORG, RETRIES, SECRET, Setting, Shape, Testbed,
+    World, token, version_id,
 };
 
 /// A world after one rotation.
-async fn rotated(bench: &Bench, setting: &Setting) -> World {
-    let world = bench.world(setting);
+async fn rotated(testbed: &Testbed, setting: &Setting) -> World {
+    let world = testbed.world(setting);
     assert_eq!(world.rotate(&token("second", 0), RETRIES).await, Event::Succeeded, "{}", world.story());
     world
 }
@@ -103,10 +101,10 @@ fn detail<'a>(report: &'a Value, name: &str, ok: bool) -> &'a str {
 
 #[test]
 fn a_secret_after_a_rotation_is_healthy_in_every_shape() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for shape in [Shape::ApiKey, Shape::Environment, Shape::WithoutId, Shape::Plain] {
             for admin in [true, false] {
-                let world = rotated(bench, &Setting { shape, admin, ..Setting::default() }).await;
+                let world = rotated(testbed, &Setting { shape, admin, ..Setting::default() }).await;
                 assert_eq!(check(&world).await["healthy"], true, "{shape:?}");
                 world.emulator.clock().advance(DAY * 30);
                 assert_eq!(world.rotate(&token("third", 0), RETRIES).await, Event::Succeeded, "{}", world.story());
@@ -127,8 +125,8 @@ fn a_secret_after_a_rotation_is_healthy_in_every_shape() {
 
 #[test]
 fn a_secret_that_is_not_rotated_any_more_is_named() {
-    Bench::run(async |bench| {
-        let world = rotated(bench, &Setting::default()).await;
+    Testbed::run(async |testbed| {
+        let world = rotated(testbed, &Setting::default()).await;
         world.aws("CancelRotateSecret", json!({"SecretId": world.arn})).unwrap();
         assert!(detail(&check(&world).await, "rotation", false).contains("rotate-secret"));
     });
@@ -136,8 +134,8 @@ fn a_secret_that_is_not_rotated_any_more_is_named() {
 
 #[test]
 fn a_revoked_current_key_is_named() {
-    Bench::run(async |bench| {
-        let world = rotated(bench, &Setting::default()).await;
+    Testbed::run(async |testbed| {
+        let world = rotated(testbed, &Setting::default()).await;
         let id = world.key("AWSCURRENT").unwrap().id;
         world.emulator.with_kosli(|kosli| kosli.revoke_key(&id));
         let report = check(&world).await;
@@ -148,9 +146,9 @@ fn a_revoked_current_key_is_named() {
 
 #[test]
 fn a_stuck_rotation_is_named_with_and_without_a_pending_value() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for after in ["rotate", "PutSecretValue"] {
-            let world = rotated(bench, &Setting::default()).await;
+            let world = rotated(testbed, &Setting::default()).await;
             world.emulator.clock().advance(DAY * 3);
             let fault = if after == "rotate" { Fault::KillBefore } else { Fault::KillAfter };
             world.fault_on(after, fault);
@@ -167,8 +165,8 @@ fn a_stuck_rotation_is_named_with_and_without_a_pending_value() {
 
 #[test]
 fn an_orphan_is_named_once_no_rotation_can_be_at_work() {
-    Bench::run(async |bench| {
-        let world = rotated(bench, &Setting::default()).await;
+    Testbed::run(async |testbed| {
+        let world = rotated(testbed, &Setting::default()).await;
         world.emulator.clock().advance(DAY * 3);
         world.fault_on("rotate", Fault::KillAfter);
         assert_eq!(world.rotate(&token("third", 0), ONCE).await, Event::GivenUp);
@@ -183,8 +181,8 @@ fn an_orphan_is_named_once_no_rotation_can_be_at_work() {
 
 #[test]
 fn an_old_key_that_nobody_ends_is_named() {
-    Bench::run(async |bench| {
-        let world = bench.world(&Setting::default());
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting::default());
         assert_eq!(world.rotate(&token("second", 0), RETRIES).await, Event::Succeeded);
         let old = world.key("AWSPREVIOUS").unwrap().id;
         // Its grace period is long over by the policy, but Kosli still has it: made so by a longer grace period.
@@ -199,8 +197,8 @@ fn an_old_key_that_nobody_ends_is_named() {
 
 #[test]
 fn a_consumer_that_did_not_notice_the_rotation_is_noticed() {
-    Bench::run(async |bench| {
-        let world = rotated(bench, &Setting::default()).await;
+    Testbed::run(async |testbed| {
+        let world = rotated(testbed, &Setting::default()).await;
         world.emulator.clock().advance(HOUR * 13);
         assert!(detail(&check(&world).await, "old-key", true).contains("last used"));
         use_key(&world, &world.key("AWSPREVIOUS").unwrap());
@@ -210,15 +208,15 @@ fn a_consumer_that_did_not_notice_the_rotation_is_noticed() {
 
 #[test]
 fn expiry_and_schedule_are_compared() {
-    Bench::run(async |bench| {
-        let world = bench.world(&Setting {
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting {
             variables: vec![("KOSLI_KEY_TTL_DAYS".to_owned(), "20".to_owned())],
             ..Setting::default()
         });
         assert_eq!(world.rotate(&token("second", 0), RETRIES).await, Event::Succeeded);
         let report = check(&world).await;
         assert!(detail(&report, "schedule", false).contains("rotate before"), "{report:#}");
-        let world = rotated(bench, &Setting::default()).await;
+        let world = rotated(testbed, &Setting::default()).await;
         let tags = json!({"SecretId": world.arn, "Tags": [{"Key": "kosli:grace-period-hours", "Value": "720"}]});
         world.aws("TagResource", tags).unwrap();
         assert!(detail(&check(&world).await, "schedule", false).contains("not shorter than the time between"));
@@ -229,8 +227,8 @@ fn expiry_and_schedule_are_compared() {
 
 #[test]
 fn a_dead_admin_key_and_a_malformed_value_are_answers_not_errors() {
-    Bench::run(async |bench| {
-        let world = rotated(bench, &Setting::default()).await;
+    Testbed::run(async |testbed| {
+        let world = rotated(testbed, &Setting::default()).await;
         let admin = world.emulator.with_kosli(|kosli| {
             let admin = kosli.keys().find(|key| key.account == "platform").unwrap().id.clone();
             kosli.revoke_key(&admin);
@@ -240,7 +238,7 @@ fn a_dead_admin_key_and_a_malformed_value_are_answers_not_errors() {
         assert!(detail(&report, "admin-key", false).contains("AdminKeyDead"), "{report:#}");
         assert!(!report.to_string().contains(&admin));
 
-        let world = rotated(bench, &Setting::default()).await;
+        let world = rotated(testbed, &Setting::default()).await;
         let value = json!({"SecretId": world.arn, "SecretString": "{\"org\":\"acme\"}", "ClientRequestToken": token("hand", 0)});
         world.aws("PutSecretValue", value).unwrap();
         assert!(detail(&check(&world).await, "value", false).contains("InvalidSecret"));
@@ -252,13 +250,13 @@ fn a_dead_admin_key_and_a_malformed_value_are_answers_not_errors() {
 
 #[test]
 fn the_admin_keys_expiry_is_told_where_its_secret_names_it() {
-    Bench::run(async |bench| {
-        let world = rotated(bench, &Setting::default()).await;
+    Testbed::run(async |testbed| {
+        let world = rotated(testbed, &Setting::default()).await;
         let report = check(&world).await;
         assert!(!report.to_string().contains("admin-expiry"), "{report:#}");
         let expiry = world.emulator.clock().now() + DAY * 20;
         let id = name_admin_key(&world, expiry, json!({"org": ORG, "service_account": "platform"}));
-        let expires = format!("The admin key {id} expires at {}", support::rfc3339(expiry));
+        let expires = format!("The admin key {id} expires at {}", testbed::rfc3339(expiry));
         // Two weeks are time enough for a person.
         for told in turns_after(&world, "admin-expiry", expiry - DAY * 14).await {
             assert!(told.contains(&expires), "{told}");
@@ -269,8 +267,8 @@ fn the_admin_keys_expiry_is_told_where_its_secret_names_it() {
 /// Where the admin secret does not say whose the key is, the tags of the rotated secret do not say it either.
 #[test]
 fn an_admin_key_of_an_unknown_account_is_not_looked_up() {
-    Bench::run(async |bench| {
-        let world = rotated(bench, &Setting { shape: Shape::Plain, ..Setting::default() }).await;
+    Testbed::run(async |testbed| {
+        let world = rotated(testbed, &Setting { shape: Shape::Plain, ..Setting::default() }).await;
         let id = name_admin_key(&world, world.emulator.clock().now() + DAY, json!({}));
         let report = check(&world).await;
         assert!(!report.to_string().contains("admin-expiry"), "{report:#}");
@@ -280,8 +278,8 @@ fn an_admin_key_of_an_unknown_account_is_not_looked_up() {
 
 #[test]
 fn without_a_secret_all_secrets_of_this_function_are_reported() {
-    Bench::run(async |bench| {
-        let world = rotated(bench, &Setting::default()).await;
+    Testbed::run(async |testbed| {
+        let world = rotated(testbed, &Setting::default()).await;
         let reports = world.invoke(0, &json!({"Step": "checkSecret"})).await.unwrap();
         let reports = reports.as_array().unwrap();
         assert_eq!(reports.len(), 1, "the admin secret is not rotated by this function");
@@ -292,10 +290,10 @@ fn without_a_secret_all_secrets_of_this_function_are_reported() {
 
 #[test]
 fn a_secret_for_which_no_time_is_left_is_reported_as_not_checked() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         // Ten seconds are enough for one secret, and a second and a half is kept for the answer.
         for (time, is_checked) in [(11_499, false), (11_500, true)] {
-            let world = rotated(bench, &Setting::default()).await;
+            let world = rotated(testbed, &Setting::default()).await;
             let event = json!({"Step": "checkSecret"});
             let reports = world.invoke_within(0, &event, Duration::from_millis(time)).await.unwrap();
             assert_eq!(reports[0]["healthy"], is_checked, "{reports:#}");
@@ -309,8 +307,8 @@ static METRICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 #[test]
 fn the_metrics_count_the_unhealthy_secrets_and_the_days_that_are_left() {
-    Bench::run(async |bench| {
-        let world = rotated(bench, &Setting::default()).await;
+    Testbed::run(async |testbed| {
+        let world = rotated(testbed, &Setting::default()).await;
         let mut function = world.function(0);
         function.metrics.write = |line| METRICS.lock().unwrap().push(line.to_owned());
         let expiry = world.key("AWSCURRENT").unwrap().expires_at.unwrap();
@@ -325,7 +323,7 @@ fn the_metrics_count_the_unhealthy_secrets_and_the_days_that_are_left() {
             if unhealthy > 0 {
                 world.rule("verify=refuse:401");
             }
-            let deadline = world.emulator.clock().now() + support::TIMEOUT;
+            let deadline = world.emulator.clock().now() + testbed::TIMEOUT;
             let context = LambdaContext { request_id: "made-up", deadline, function_arn: FUNCTION };
             function.handle(&event, context).await.unwrap();
             let line: Value = serde_json::from_str(&METRICS.lock().unwrap().remove(0)).unwrap();
@@ -343,10 +341,10 @@ fn the_metrics_count_the_unhealthy_secrets_and_the_days_that_are_left() {
 /// An hour is enough for a rotation with all its redeliveries.
 #[test]
 fn a_rotation_is_stuck_and_a_key_orphaned_after_an_hour() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for (fault, name) in [(Fault::KillAfter, "stuck"), (Fault::KillBefore, "orphans"), (Fault::KillBefore, "stuck")]
         {
-            let world = rotated(bench, &Setting::default()).await;
+            let world = rotated(testbed, &Setting::default()).await;
             world.advance(DAY * 3);
             world.fault_on("PutSecretValue", fault.clone());
             let began = world.emulator.clock().now();
@@ -367,8 +365,8 @@ fn a_rotation_is_stuck_and_a_key_orphaned_after_an_hour() {
 
 #[test]
 fn an_old_key_is_used_too_late_after_half_of_its_grace_period_and_alive_too_long_an_hour_after_it() {
-    Bench::run(async |bench| {
-        let world = rotated(bench, &Setting::default()).await;
+    Testbed::run(async |testbed| {
+        let world = rotated(testbed, &Setting::default()).await;
         world.tag("kosli:grace-period-hours", "10");
         let old = world.key("AWSPREVIOUS").unwrap();
         let stored = stored(&world, "AWSCURRENT");
@@ -382,11 +380,11 @@ fn an_old_key_is_used_too_late_after_half_of_its_grace_period_and_alive_too_long
         assert!(detail(&report, "old-key", false).contains("Somebody still uses it"), "{report:#}");
 
         // The same without a late use.
-        let world = rotated(bench, &Setting::default()).await;
+        let world = rotated(testbed, &Setting::default()).await;
         world.tag("kosli:grace-period-hours", "10");
         let ends = self::stored(&world, "AWSCURRENT") + HOUR * 10;
         let [before, after] = turns_after(&world, "old-key", ends + HOUR).await;
-        let ends = support::rfc3339(ends);
+        let ends = testbed::rfc3339(ends);
         assert!(before.contains(&format!("in its grace period until about {ends}")), "{before}");
         assert!(after.contains(&format!("would have ended at {ends}")), "{after}");
     });
@@ -395,11 +393,11 @@ fn an_old_key_is_used_too_late_after_half_of_its_grace_period_and_alive_too_long
 /// A key that the next rotation takes care of, and one that it does not.
 #[test]
 fn what_becomes_of_an_orphan_is_told() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         const HEALS: &str = "the next rotation replaces or revokes them";
         const LEFT: &str = "left behind by the clean-up of the last rotation";
         for (heals, is_left) in [(true, false), (false, true), (true, true)] {
-            let world = rotated(bench, &Setting::default()).await;
+            let world = rotated(testbed, &Setting::default()).await;
             // Minted with the mark of a version, never stored, and not swept.
             let mint = |version: &str| {
                 let now = world.emulator.clock().now();
@@ -424,15 +422,15 @@ fn what_becomes_of_an_orphan_is_told() {
 
 #[test]
 fn a_rotation_is_late_a_day_after_it_was_due_and_a_key_must_outlive_the_next_one() {
-    Bench::run(async |bench| {
-        let world = rotated(bench, &Setting::default()).await;
+    Testbed::run(async |testbed| {
+        let world = rotated(testbed, &Setting::default()).await;
         let due = world.emulator.clock().now() + DAY * 9;
         schedule(&world, Some(due));
         let [_, late] = turns_after(&world, "schedule", due + DAY).await;
-        assert!(late.contains(&format!("was due at {} has not happened", support::rfc3339(due))), "{late}");
+        assert!(late.contains(&format!("was due at {} has not happened", testbed::rfc3339(due))), "{late}");
 
         // The admin key of these worlds ends sooner.
-        let world = rotated(bench, &Setting { admin: false, ..Setting::default() }).await;
+        let world = rotated(testbed, &Setting { admin: false, ..Setting::default() }).await;
         let expiry = world.key("AWSCURRENT").unwrap().expires_at.unwrap();
         schedule(&world, Some(expiry));
         detail(&check(&world).await, "schedule", true);
@@ -441,14 +439,14 @@ fn a_rotation_is_late_a_day_after_it_was_due_and_a_key_must_outlive_the_next_one
         // Where none is scheduled, two weeks are time enough for a person.
         schedule(&world, None);
         let [_, soon] = turns_after(&world, "schedule", expiry - DAY * 14).await;
-        assert!(soon.contains(&support::rfc3339(expiry)) && soon.contains("no rotation is scheduled"), "{soon}");
+        assert!(soon.contains(&testbed::rfc3339(expiry)) && soon.contains("no rotation is scheduled"), "{soon}");
     });
 }
 
 /// The interval is 30 days.
 #[test]
 fn grace_period_lifetime_and_interval_are_compared() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         const FITS: &str = "fit together";
         const GRACE: &str = "The grace period (720 h) is not shorter than the time between two rotations (720 h)";
         const LIFE: &str = "A key lives 59 days (less up to three), and it is replaced only every 30 days";
@@ -460,7 +458,7 @@ fn grace_period_lifetime_and_interval_are_compared() {
             ("601", "59", false, LIFE),
         ] {
             let variables = vec![("KOSLI_KEY_TTL_DAYS".to_owned(), life.to_owned())];
-            let world = rotated(bench, &Setting { variables, ..Setting::default() }).await;
+            let world = rotated(testbed, &Setting { variables, ..Setting::default() }).await;
             world.tag("kosli:grace-period-hours", grace);
             let report = check(&world).await;
             assert!(detail(&report, "schedule", ok).contains(says), "{report:#}");

@@ -1,12 +1,9 @@
 //! `cargo demo`, as far as it does not build: every way in which it can be asked to go, with the real executable.
 
-#[path = "support/canary.rs"]
-mod canary;
-
 use std::sync::{Arc, Mutex};
 
-use canary::Canaries;
 use emulator::demo::{self, Ended, Options};
+use testbed::Canaries;
 
 /// Runs the demo with these options, as they are typed; what it said, and how it ended.
 async fn run(options: &str) -> (Ended, String) {

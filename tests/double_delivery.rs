@@ -6,9 +6,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-#[macro_use]
-mod support;
-
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -18,7 +15,7 @@ use emulator::kosli::{ListInGrace, RotateInGrace, SuccessorId, Switches};
 use emulator::rotation::{Event, step_event};
 use emulator::runtime_api::Outcome;
 use emulator::{BoxFuture, Call, Fault, Service};
-use support::{Bench, Gate, RETRIES, Setting, World, token};
+use testbed::{Gate, RETRIES, Setting, Testbed, World, say, token};
 use tokio::sync::oneshot;
 
 /// Calls that wait for their turn, by execution. Those that an execution makes side by side arrive in any order, so they are
@@ -206,11 +203,11 @@ fn every_order(disturb: impl Fn(&World)) {
     let begin = Instant::now();
     let mut orders = 0;
     runtime.block_on(async {
-        let bench = Bench::new(2).await;
+        let testbed = Testbed::new(2).await;
         for setting in settings() {
             let mut search = Search { path: Vec::new(), orders: 0 };
             loop {
-                let world = bench.world(&setting);
+                let world = testbed.world(&setting);
                 let same_id = setting.switches.successor_id == SuccessorId::Same;
                 world.probe.pending_is_safe.store(!same_id, Ordering::SeqCst);
                 let rotation = world.begin_rotation(&token("second", 0)).unwrap();

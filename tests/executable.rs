@@ -5,8 +5,6 @@
 
 #[path = "executable/calls.rs"]
 mod calls;
-#[path = "executable/world.rs"]
-mod world;
 
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,7 +14,7 @@ use emulator::kosli::{MintedBy, Role};
 use emulator::rotation::{Event, STEPS};
 use emulator::secrets_manager::{AWSCURRENT, AWSPENDING, AWSPREVIOUS, RotationRequest, TestedVersion};
 use serde_json::{Value, json};
-use world::{ACCOUNT, ADMIN_SECRET, SECRET, World};
+use testbed::{ACCOUNT, ADMIN_SECRET, Executable, SECRET};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -40,8 +38,8 @@ fn filled_in(shape: &str, (id, key): (&str, &str)) -> String {
 }
 
 /// A world with one secret, whose key is a member's; and with an admin secret, if a variable names it.
-async fn world_with(clock: Clock, shape: &str, variables: &[(&str, &str)]) -> World {
-    let world = World::new(clock, variables).await;
+async fn world_with(clock: Clock, shape: &str, variables: &[(&str, &str)]) -> Executable {
+    let world = Executable::new(env!("CARGO_BIN_EXE_kosli-key-rotation"), clock, variables).await;
     if variables.contains(&WITH_ADMIN[0]) {
         world.add_admin().await;
     }

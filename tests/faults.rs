@@ -5,9 +5,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-#[macro_use]
-mod support;
-
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,7 +13,7 @@ use std::time::{Duration, Instant};
 use emulator::kosli::Switches;
 use emulator::rotation::Event;
 use emulator::{Call, Fault, Service};
-use support::{Bench, RETRIES, Setting, World, token};
+use testbed::{RETRIES, Setting, Testbed, World, say, token};
 
 const ONCE: Duration = Duration::ZERO;
 const A_WHILE: Duration = Duration::from_secs(12);
@@ -147,8 +144,8 @@ struct Case<'a> {
 
 impl Case<'_> {
     /// Runs it; the calls that were made come back.
-    async fn run(&self, bench: &Bench, report: &Report) -> Vec<Call> {
-        let world = bench.world(self.setting);
+    async fn run(&self, testbed: &Testbed, report: &Report) -> Vec<Call> {
+        let world = testbed.world(self.setting);
         for (call, fault, lasts) in &self.faults {
             world.fault(*call, fault.clone(), *lasts);
         }
@@ -156,7 +153,7 @@ impl Case<'_> {
         if let Some(what) = broken(&world, self.expected).await {
             report.failures.lock().unwrap().push((self.name(), what, world.story()));
         }
-        bench.emulator.calls()
+        testbed.emulator.calls()
     }
 
     fn name(&self) -> String {
@@ -174,7 +171,7 @@ struct Report {
 
 impl Report {
     /// Runs the settings, one after the other on each core.
-    fn run(settings: &[(Setting, Expected)], test: impl AsyncFn(&Bench, &Setting, Expected, &Self) + Sync) {
+    fn run(settings: &[(Setting, Expected)], test: impl AsyncFn(&Testbed, &Setting, Expected, &Self) + Sync) {
         let begin = Instant::now();
         let report = Self::default();
         let next = AtomicUsize::new(0);
@@ -183,9 +180,9 @@ impl Report {
                 scope.spawn(|| {
                     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                     runtime.block_on(async {
-                        let bench = Bench::new(1).await;
+                        let testbed = Testbed::new(1).await;
                         while let Some((setting, expected)) = settings.get(next.fetch_add(1, Ordering::SeqCst)) {
-                            test(&bench, setting, *expected, &report).await;
+                            test(&testbed, setting, *expected, &report).await;
                         }
                     });
                 });
@@ -213,11 +210,11 @@ impl Report {
 
 #[test]
 fn every_fault_at_every_call_in_every_setting() {
-    Report::run(&settings(), async |bench, setting, expected, report| {
-        let calls = Case { setting, expected, faults: Vec::new() }.run(bench, report).await;
+    Report::run(&settings(), async |testbed, setting, expected, report| {
+        let calls = Case { setting, expected, faults: Vec::new() }.run(testbed, report).await;
         for (number, call) in (1..).zip(&calls) {
             for (fault, lasts) in faults(call.service) {
-                Case { setting, expected, faults: vec![(number, fault, lasts)] }.run(bench, report).await;
+                Case { setting, expected, faults: vec![(number, fault, lasts)] }.run(testbed, report).await;
             }
         }
     });
@@ -249,18 +246,18 @@ fn every_pair_of_faults_in_the_settings_that_differ_most() {
     let settings: Vec<_> =
         settings().into_iter().filter(|(setting, _)| named.contains(&setting.name.as_str())).collect();
     assert_eq!(settings.len(), named.len());
-    Report::run(&settings, async |bench, setting, expected, report| {
-        let clean = Case { setting, expected, faults: Vec::new() }.run(bench, report).await;
+    Report::run(&settings, async |testbed, setting, expected, report| {
+        let clean = Case { setting, expected, faults: Vec::new() }.run(testbed, report).await;
         for (first, call) in (1..).zip(&clean) {
             for (fault, lasts) in classes(call) {
                 let one = vec![(first, fault, lasts)];
-                let calls = Case { setting, expected, faults: one.clone() }.run(bench, report).await;
+                let calls = Case { setting, expected, faults: one.clone() }.run(testbed, report).await;
                 // The second fault befalls the calls of the recovery too.
                 for (second, call) in (1..).zip(&calls).skip(first) {
                     for (fault, lasts) in classes(call) {
                         let mut two = one.clone();
                         two.push((second, fault, lasts));
-                        Case { setting, expected, faults: two }.run(bench, report).await;
+                        Case { setting, expected, faults: two }.run(testbed, report).await;
                     }
                 }
             }

@@ -6,9 +6,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-#[macro_use]
-mod support;
-
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -23,7 +20,7 @@ use emulator::runtime_api::Function;
 use emulator::secrets_manager::RotationRequest;
 use emulator::{Call, Clock, Emulator, Hook, Service};
 use serde_json::json;
-use support::{ADMIN_SECRET, Bench, DAY, FUNCTION, HOUR, ORG, RETRIES, Setting, World, key_in, token};
+use testbed::{ADMIN_SECRET, DAY, FUNCTION, HOUR, ORG, RETRIES, Setting, Testbed, World, key_in, say, token};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, LocalSet};
 
@@ -247,8 +244,8 @@ fn rotate_all(name: &str, executions: usize, quota: Quota, faults: &[String]) {
     let began = Instant::now();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (tally, calls, broken, took) = runtime.block_on(async {
-        let bench = Bench::new(executions).await;
-        let world = Rc::new(bench.world(&Setting { strangers: false, ..Setting::default() }));
+        let testbed = Testbed::new(executions).await;
+        let world = Rc::new(testbed.world(&Setting { strangers: false, ..Setting::default() }));
         let fleet = Arc::new(Fleet::new(&world));
         let rotations = fleet.begin(&world);
         let watch = Arc::new(Watch { fleet: fleet.clone(), broken: Mutex::default() });
@@ -336,10 +333,10 @@ async fn the_memory_of_a_process_that_rotates_hundreds_of_secrets_is_flat() {
     const MARGIN: u64 = 1_000;
 
     let began = Instant::now();
-    let bench = Bench::with_clock(0, Clock::real()).await;
-    let emulator = bench.emulator.clone();
+    let testbed = Testbed::with_clock(0, Clock::real()).await;
+    let emulator = testbed.emulator.clone();
     let (fleet, rotations) = {
-        let world = bench.world(&Setting { strangers: false, ..Setting::default() });
+        let world = testbed.world(&Setting { strangers: false, ..Setting::default() });
         let fleet = Arc::new(Fleet::new(&world));
         let rotations = fleet.begin(&world);
         (fleet, rotations)

@@ -6,9 +6,6 @@
 #[allow(dead_code, reason = "tests/bad_input.rs uses the rest")]
 #[path = "bad_input/case.rs"]
 mod case;
-mod support;
-#[path = "executable/world.rs"]
-mod world;
 
 use case::{Case, GOOD, Wrong, check_all, check_variable};
 use emulator::rotation::STEPS;
@@ -16,8 +13,8 @@ use emulator::secrets_manager::AWSCURRENT;
 use emulator::{Clock, Service};
 use kosli_key_rotation::config::Config;
 use serde_json::json;
-use support::{Bench, ONCE, Setting, done, token};
-use world::{ACCOUNT, ADMIN, ADMIN_SECRET, SECRET, World};
+use testbed::executable::ADMIN;
+use testbed::{ACCOUNT, ADMIN_SECRET, DAY, Executable, ONCE, ORG, SECRET, Setting, Testbed, done, token};
 
 /// What a name must not be, as a JSON string has it.
 const NAMES: [&str; 24] = [
@@ -110,7 +107,12 @@ async fn a_key_id_that_is_none() {
 #[tokio::test]
 async fn an_id_stays_within_its_segment_of_the_path() {
     for id in ["rotate", "a..b", "a:b", "~", "-", "_", "a:443", "api-keys", &"a".repeat(200)] {
-        let world = World::new(Clock::real(), &[("KOSLI_ADMIN_SECRET_ID", ADMIN_SECRET)]).await;
+        let world = Executable::new(
+            env!("CARGO_BIN_EXE_kosli-key-rotation"),
+            Clock::real(),
+            &[("KOSLI_ADMIN_SECRET_ID", ADMIN_SECRET)],
+        )
+        .await;
         world.add_admin().await;
         let (_, key) = world.add_key(ACCOUNT, emulator::kosli::Role::Member);
         let value = GOOD.replace("<key>", &key).replace("<id>", id);
@@ -180,7 +182,12 @@ async fn what_a_secret_says_beyond_its_key_is_ignored() {
          \"AWS_ENDPOINT_URL\":\"https://evil.example\",\"deep\":{deep},{}",
         &GOOD[1..]
     );
-    let world = World::new(Clock::real(), &[("KOSLI_SERVICE_ACCOUNTS", "acme/ci")]).await;
+    let world = Executable::new(
+        env!("CARGO_BIN_EXE_kosli-key-rotation"),
+        Clock::real(),
+        &[("KOSLI_SERVICE_ACCOUNTS", "acme/ci")],
+    )
+    .await;
     let (id, key) = world.add_key(ACCOUNT, emulator::kosli::Role::Member);
     world.create_secret("kosli/other", json!({ "SecretString": "not-a-key" })).await;
     let value = shape.replace("<key>", &key).replace("<id>", &id);
@@ -246,15 +253,14 @@ async fn a_pending_version_that_somebody_has_planted() {
 /// Whoever plants a pending version with a live key of his own and somebody else's id gets neither that key revoked nor ours.
 #[test]
 fn a_planted_id_does_not_get_a_key_revoked() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         let setting = Setting { revoke_immediately: true, ..Setting::default() };
-        let world = bench.world(&setting);
+        let world = testbed.world(&setting);
         let rotation = world.begin_rotation(&token("second", 0)).unwrap();
         let now = world.emulator.clock().now();
-        let (own, value) = world.emulator.with_kosli(|kosli| {
-            kosli.add_key(support::ORG, support::ACCOUNT, "planted", now, Some(now + support::DAY))
-        });
-        let planted = json!({ "org": support::ORG, "service_account": support::ACCOUNT, "api_key": value, "key_id": world.first_key });
+        let (own, value) =
+            world.emulator.with_kosli(|kosli| kosli.add_key(ORG, ACCOUNT, "planted", now, Some(now + DAY)));
+        let planted = json!({ "org": ORG, "service_account": ACCOUNT, "api_key": value, "key_id": world.first_key });
         let planted = json!({ "SecretId": world.arn, "ClientRequestToken": rotation.token, "SecretString": planted.to_string(), "VersionStages": ["AWSPENDING"] });
         world.aws("PutSecretValue", planted).unwrap();
         for step in STEPS {
@@ -270,12 +276,10 @@ fn a_planted_id_does_not_get_a_key_revoked() {
 /// no proof that the id beside it is the old key's.
 #[test]
 fn a_planted_previous_version_does_not_get_a_key_revoked() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         let setting = Setting { revoke_immediately: true, ..Setting::default() };
-        for (org, account) in
-            [(support::ORG, support::ACCOUNT), (support::ORG, "platform"), ("other", support::ACCOUNT)]
-        {
-            let world = bench.world(&setting);
+        for (org, account) in [(ORG, ACCOUNT), (ORG, "platform"), ("other", ACCOUNT)] {
+            let world = testbed.world(&setting);
             let rotation = world.begin_rotation(&token("second", 0)).unwrap();
             world.complete(&rotation, ONCE).await;
             let revoked = world.count(&["revoke"]);

@@ -10,11 +10,8 @@ mod answers;
 mod printed;
 #[path = "hostile_kosli/server.rs"]
 mod server;
-mod support;
 #[path = "hostile_kosli/tls.rs"]
 mod tls;
-#[path = "executable/world.rs"]
-mod world;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,9 +25,8 @@ use emulator::secrets_manager::RotationRequest;
 use kosli_key_rotation::marker::{Attempt, Mark};
 use serde_json::json;
 use server::{Server, Trap};
-use support::{ACCOUNT, Bench, DAY, HOUR, ORG, RETRIES, SECRET, Setting, World, token, version_id};
+use testbed::{ACCOUNT, DAY, Executable, HOUR, ORG, RETRIES, SECRET, Setting, Testbed, World, token, version_id};
 use tokio::net::TcpListener;
-use world::World as Executable;
 
 /// The calls of a clean rotation, and then those with which a current key is replaced that somebody has revoked.
 const OPERATIONS: [&str; 6] = ["verify", "list", "rotate", "revoke", "get", "create"];
@@ -69,14 +65,14 @@ async fn attempt(world: &World, rotation: &RotationRequest) -> (String, String) 
 
 /// One trap at every call of one operation, and then an honest Kosli. An unexpected error type is returned, and not asserted:
 /// one look at all of them tells more.
-async fn check(bench: &Bench, name: &str, trap: &Trap, operation: &'static str, expected: &str) -> Option<String> {
+async fn check(testbed: &Testbed, name: &str, trap: &Trap, operation: &'static str, expected: &str) -> Option<String> {
     let name = format!("{name} at {operation}");
-    let mut world = bench.world(&setting());
+    let mut world = testbed.world(&setting());
     if ["get", "create"].contains(&operation) {
         assert!(world.emulator.with_kosli(|kosli| kosli.revoke_key(&world.first_key)));
         world.probe.current_is_alive.store(false, Ordering::SeqCst);
     }
-    let kosli = Server::listen(&bench.emulator, None).await;
+    let kosli = Server::listen(&testbed.emulator, None).await;
     world.kosli_at(&format!("http://{}", kosli.address));
     kosli.set_trap(operation, trap.clone());
     let rotation = world.begin_rotation(&token("second", 0)).unwrap();
@@ -97,11 +93,11 @@ async fn check(bench: &Bench, name: &str, trap: &Trap, operation: &'static str, 
 /// Whatever bytes come, to whatever call.
 #[test]
 fn answers_that_are_none() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         let mut wrong = Vec::new();
         for Case { name, trap, expected } in answers() {
             for (operation, expected) in OPERATIONS.into_iter().zip(expected) {
-                wrong.extend(check(bench, name, &trap, operation, expected).await);
+                wrong.extend(check(testbed, name, &trap, operation, expected).await);
             }
         }
         assert!(wrong.is_empty(), "{wrong:#?}");
@@ -111,11 +107,11 @@ fn answers_that_are_none() {
 /// The answer to a mint is well-formed, and what it says of the new key is not to be believed.
 #[test]
 fn new_keys_that_are_none() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         let mut wrong = Vec::new();
         for Case { name, trap, expected } in new_keys() {
             for (operation, expected) in [("rotate", expected[2]), ("create", expected[5])] {
-                wrong.extend(check(bench, name, &trap, operation, expected).await);
+                wrong.extend(check(testbed, name, &trap, operation, expected).await);
             }
         }
         assert!(wrong.is_empty(), "{wrong:#?}");
@@ -125,15 +121,15 @@ fn new_keys_that_are_none() {
 /// A lying list cannot have a key revoked that a version holds, or a path sent that is none.
 #[test]
 fn lists_that_lie() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         let mut wrong = Vec::new();
-        let world = bench.world(&setting());
+        let world = testbed.world(&setting());
         let now = world.emulator.clock().now();
         let mark = Mark::of(&world.arn, &version_id(&token("first", 0)));
         let marked = mark.expires_at(Attempt::fresh(&[]), now, 100 * DAY);
         let seconds = (now - HOUR / 2).duration_since(UNIX_EPOCH).unwrap().as_secs();
         for Case { name, trap, expected } in lists(marked, seconds) {
-            wrong.extend(check(bench, name, &trap, "list", expected[1]).await);
+            wrong.extend(check(testbed, name, &trap, "list", expected[1]).await);
         }
         assert!(wrong.is_empty(), "{wrong:#?}");
     });
@@ -142,10 +138,10 @@ fn lists_that_lie() {
 /// The answer about the one key that is looked up is no better than a list.
 #[test]
 fn keys_that_are_none() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         let mut wrong = Vec::new();
         for Case { name, trap, expected } in keys() {
-            wrong.extend(check(bench, name, &trap, "get", expected[4]).await);
+            wrong.extend(check(testbed, name, &trap, "get", expected[4]).await);
         }
         assert!(wrong.is_empty(), "{wrong:#?}");
     });
@@ -154,7 +150,7 @@ fn keys_that_are_none() {
 /// Every one of these has had its effect: a redirect proves nothing, least of all to a server that lies.
 #[test]
 fn redirects_are_not_followed() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         let mut wrong = Vec::new();
         let elsewhere = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = elsewhere.local_addr().unwrap();
@@ -173,7 +169,7 @@ fn redirects_are_not_followed() {
                 let trap =
                     under(status, vec![("location", location), ("refresh", format!("0; url=http://{address}/"))]);
                 for (operation, expected) in OPERATIONS.into_iter().zip(REFUSED) {
-                    wrong.extend(check(bench, &status.to_string(), &trap, operation, expected).await);
+                    wrong.extend(check(testbed, &status.to_string(), &trap, operation, expected).await);
                 }
             }
         }
@@ -185,7 +181,7 @@ fn redirects_are_not_followed() {
 /// Error pages echo requests, and so do proxies.
 #[test]
 fn an_echoed_key_is_not_repeated() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         let mut wrong = Vec::new();
         let refused = |verify, list, revoke, get| [verify, list, "TwinExecution", revoke, get, "TwinExecution"];
         const UNSWEPT: &str = "CleanUpIncomplete";
@@ -205,7 +201,7 @@ fn an_echoed_key_is_not_repeated() {
         ] {
             for (operation, expected) in OPERATIONS.into_iter().zip(expected) {
                 wrong.extend(
-                    check(bench, &format!("an echo under {status}"), &echoes(status), operation, expected).await,
+                    check(testbed, &format!("an echo under {status}"), &echoes(status), operation, expected).await,
                 );
             }
         }
@@ -216,7 +212,7 @@ fn an_echoed_key_is_not_repeated() {
 /// Headers that mean something, and lie.
 #[test]
 fn dates_and_pauses_beyond_reason() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         let mut wrong = Vec::new();
         for (date, expected) in [
             ("Fri, 31 Dec 9999 23:59:59 GMT", "ok"),
@@ -226,7 +222,7 @@ fn dates_and_pauses_beyond_reason() {
             ("\u{e9}", "ok"),
         ] {
             let trap = under(200, vec![("date", date.to_owned())]);
-            wrong.extend(check(bench, &format!("the date {date}"), &trap, "list", expected).await);
+            wrong.extend(check(testbed, &format!("the date {date}"), &trap, "list", expected).await);
         }
         for (pause, minting) in [
             ("18446744073709551615", "KosliUnavailable"),
@@ -239,7 +235,7 @@ fn dates_and_pauses_beyond_reason() {
             let expected =
                 ["KosliUnavailable", "KosliUnavailable", minting, "CleanUpIncomplete", "KosliUnavailable", minting];
             for (operation, expected) in OPERATIONS.into_iter().zip(expected) {
-                wrong.extend(check(bench, &format!("a pause of {pause}"), &trap, operation, expected).await);
+                wrong.extend(check(testbed, &format!("a pause of {pause}"), &trap, operation, expected).await);
             }
         }
         assert!(wrong.is_empty(), "{wrong:#?}");
@@ -249,7 +245,7 @@ fn dates_and_pauses_beyond_reason() {
 /// The executable's memory is bounded, whatever comes, as long as it comes, as often as it comes.
 #[tokio::test]
 async fn endless_answers_do_not_use_up_the_memory() {
-    let mut world = Executable::new(Clock::real(), &[]).await;
+    let mut world = Executable::new(env!("CARGO_BIN_EXE_kosli-key-rotation"), Clock::real(), &[]).await;
     let kosli = Server::listen(&world.emulator, None).await;
     // So short an invocation ends soon: the function asks again as long as it has time.
     world.configure(Duration::from_secs(5), &[("KOSLI_HOST", &format!("http://{}", kosli.address))]);

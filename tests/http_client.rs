@@ -3,9 +3,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-#[path = "executable/world.rs"]
-mod world;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -24,9 +21,9 @@ use emulator::rotation::step_event;
 use emulator::runtime_api::Function;
 use kosli_key_rotation::http_client::Connections;
 use serde_json::json;
+use testbed::{ACCOUNT, Executable, SECRET};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use world::{ACCOUNT, SECRET, World};
 
 /// What the server does with a request.
 #[derive(Clone, Copy, Debug)]
@@ -221,7 +218,7 @@ async fn a_proxy_is_used_but_for_the_hosts_that_do_without() {
         });
         let variables =
             [("HTTPS_PROXY", address.as_str()), ("NO_PROXY", no_proxy), ("KOSLI_HOST", "https://kosli.invalid")];
-        let world = World::new(Clock::real(), &variables).await;
+        let world = Executable::new(env!("CARGO_BIN_EXE_kosli-key-rotation"), Clock::real(), &variables).await;
         let (id, key) = world.add_key(ACCOUNT, Role::Member);
         let value = json!({"api_key": key, "org": "acme", "service_account": ACCOUNT, "key_id": id}).to_string();
         world.create_secret(SECRET, json!({ "SecretString": value })).await;

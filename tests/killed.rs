@@ -8,9 +8,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-#[macro_use]
-mod support;
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -20,7 +17,7 @@ use emulator::rotation::{Event, Retries};
 use emulator::runtime_api::Function;
 use emulator::secrets_manager::RotationRequest;
 use emulator::{BoxFuture, Call, Clock, Fault, Hook};
-use support::{ADMIN_SECRET, Bench, Probe, Setting, token};
+use testbed::{ADMIN_SECRET, Probe, Setting, Testbed, say, token};
 
 /// At once: what passes between two attempts passes on the emulator's clock.
 const RETRIES: Retries = Retries { attempts: 6, spacing: Duration::ZERO };
@@ -60,9 +57,9 @@ struct Case {
 
 /// Rotates in a process; what was broken comes back, and the calls that were made.
 async fn run(case: &Case) -> (Vec<String>, Vec<Call>) {
-    let bench = Bench::with_clock(0, Clock::real()).await;
+    let testbed = Testbed::with_clock(0, Clock::real()).await;
     let setting = Setting { admin: case.admin, ..Setting::default() };
-    let world = bench.world(&setting);
+    let world = testbed.world(&setting);
     for (call, fault) in &case.kills {
         world.fault(*call, fault.clone(), Duration::ZERO);
     }
@@ -96,7 +93,7 @@ async fn run(case: &Case) -> (Vec<String>, Vec<Call>) {
         broken.push("a kill did not come to pass".to_owned());
     }
     // Searched with all that is emitted here.
-    process.output().iter().for_each(|line| support::emit(line));
+    process.output().iter().for_each(|line| testbed::emit(line));
     if !broken.is_empty() {
         broken.push(world.story());
         broken.extend(process.output());

@@ -1,18 +1,15 @@
 //! The lines in `docs/observability.md` are those that the executable writes: each block says how it came about, and is made
 //! again here. Ids and instants differ from run to run, and are left out of the comparison on both sides.
 
-#[path = "support/canary.rs"]
-mod canary;
-
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use canary::Canaries;
 use emulator::Clock;
 use emulator::demo::{Options, World};
 use emulator::process::FunctionProcess;
 use emulator::rotation::{self, Event, Retries, STEPS, step_event};
 use serde_json::{Value, json};
+use testbed::Canaries;
 
 const DOCUMENT: &str = include_str!("../docs/observability.md");
 

@@ -3,8 +3,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail at any line")]
 
-mod support;
-
 use std::time::Duration;
 
 use emulator::Emulator;
@@ -13,8 +11,8 @@ use emulator::rotation::Event;
 use http::Request;
 use kosli_key_rotation::marker::{Attempt, Mark};
 use serde_json::json;
-use support::{
-    ACCOUNT, Bench, DAY, DESCRIPTION, HOUR, ONCE, ORG, Setting, Shape, aws, done, refused, second, token, version_id,
+use testbed::{
+    ACCOUNT, DAY, DESCRIPTION, HOUR, ONCE, ORG, Setting, Shape, Testbed, aws, done, refused, second, token, version_id,
 };
 
 /// Another execution makes a key of its own and stores it under `AWSPENDING`; `named`: the value names the key's id.
@@ -35,9 +33,9 @@ fn a_twin_stores(arn: String, named: bool) -> impl FnOnce(&Emulator) + Send + 's
 
 #[test]
 fn a_value_that_another_execution_stores_before_the_mint_is_taken_and_nothing_is_minted() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for operation in ["list", "verify"] {
-            let world = bench.world(&Setting::default());
+            let world = testbed.world(&Setting::default());
             let rotation = world.begin_rotation(&second()).unwrap();
             world.meanwhile(operation, a_twin_stores(world.arn.clone(), true));
             let answer = done(world.step(&rotation, "createSecret").await);
@@ -52,9 +50,9 @@ fn a_value_that_another_execution_stores_before_the_mint_is_taken_and_nothing_is
 
 #[test]
 fn a_key_that_another_execution_makes_superfluous_is_revoked_before_the_step_ends() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for admin in [true, false] {
-            let world = bench.world(&Setting { admin, ..Setting::default() });
+            let world = testbed.world(&Setting { admin, ..Setting::default() });
             let rotation = world.begin_rotation(&second()).unwrap();
             world.meanwhile("PutSecretValue", a_twin_stores(world.arn.clone(), true));
             assert_eq!(done(world.step(&rotation, "createSecret").await)["outcome"], "already created");
@@ -68,8 +66,8 @@ fn a_key_that_another_execution_makes_superfluous_is_revoked_before_the_step_end
 
 #[test]
 fn where_the_other_executions_value_names_no_key_id_the_superfluous_key_is_left_to_the_sweep() {
-    Bench::run(async |bench| {
-        let world = bench.world(&Setting::default());
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting::default());
         let rotation = world.begin_rotation(&second()).unwrap();
         world.meanwhile("PutSecretValue", a_twin_stores(world.arn.clone(), false));
         assert_eq!(done(world.step(&rotation, "createSecret").await)["outcome"], "already created");
@@ -84,10 +82,10 @@ fn where_the_other_executions_value_names_no_key_id_the_superfluous_key_is_left_
 
 #[test]
 fn a_refusal_because_another_execution_has_rotated_is_no_answer() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for rotate_in_grace in [RotateInGrace::NotFound, RotateInGrace::BadRequest, RotateInGrace::Conflict] {
             let switches = Switches { rotate_in_grace, ..Switches::default() };
-            let world = bench.world(&Setting { switches, ..Setting::default() });
+            let world = testbed.world(&Setting { switches, ..Setting::default() });
             let rotation = world.begin_rotation(&second()).unwrap();
             let (key, arn) = (world.first_key.clone(), world.arn.clone());
             let value = world.kosli_key(&key).value;
@@ -111,8 +109,8 @@ fn a_refusal_because_another_execution_has_rotated_is_no_answer() {
 
 #[test]
 fn a_current_version_that_a_person_makes_while_the_label_moves_stays_current() {
-    Bench::run(async |bench| {
-        let world = bench.world(&Setting::default());
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting::default());
         let rotation = world.until_finish(&second()).await;
         let edited = world.edited();
         let body = json!({"SecretId": world.arn, "SecretString": edited, "ClientRequestToken": token("hand", 0)});
@@ -130,8 +128,8 @@ fn a_current_version_that_a_person_makes_while_the_label_moves_stays_current() {
 
 #[test]
 fn a_current_label_that_a_person_moves_while_it_is_read_is_read_again() {
-    Bench::run(async |bench| {
-        let world = bench.world(&Setting::default());
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting::default());
         world.put(&world.edited(), &token("hand", 0));
         let rotation = world.begin_rotation(&second()).unwrap();
         let back = json!({"SecretId": world.arn, "VersionStage": "AWSCURRENT", "MoveToVersionId": token("first", 0),
@@ -147,7 +145,7 @@ fn a_current_label_that_a_person_moves_while_it_is_read_is_read_again() {
 
 #[test]
 fn the_label_moves_once_whatever_becomes_of_the_answer() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for (rule, calls, error) in [
             ("UpdateSecretVersionStage#1=delay:1s", 1, None),
             ("UpdateSecretVersionStage#1..3=refuse:400:ThrottlingException", 4, None),
@@ -162,7 +160,7 @@ fn the_label_moves_once_whatever_becomes_of_the_answer() {
             ("UpdateSecretVersionStage=error-before:500", 4, Some("SecretsManagerUnavailable")),
             ("UpdateSecretVersionStage=refuse:400:AccessDeniedException", 1, Some("SecretsManagerRefused")),
         ] {
-            let world = bench.world(&Setting::default());
+            let world = testbed.world(&Setting::default());
             let rotation = world.until_finish(&second()).await;
             world.rule(rule);
             let begin = world.emulator.clock().now();
@@ -192,10 +190,10 @@ fn the_label_moves_once_whatever_becomes_of_the_answer() {
 
 #[test]
 fn a_key_that_a_version_holds_is_not_lost_although_kosli_never_says_that_it_was_used() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for shape in [Shape::ApiKey, Shape::Plain] {
             let switches = Switches { last_used_at: LastUsedAt::Never, ..Switches::default() };
-            let world = bench.world(&Setting { shape, switches, ..Setting::default() });
+            let world = testbed.world(&Setting { shape, switches, ..Setting::default() });
             if shape == Shape::Plain {
                 let body = json!({"SecretId": world.arn, "MoveToVersionId": token("first", 0),
                                   "VersionStage": format!("kosli-key-id:{}", world.first_key)});

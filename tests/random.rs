@@ -18,9 +18,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-#[macro_use]
-mod support;
-
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -37,7 +34,9 @@ use emulator::{BoxFuture, Call, Fault, Hook, Service};
 use fastrand::Rng;
 use kosli_key_rotation::marker::{Mark, WINDOW};
 use serde_json::{Value, json};
-use support::{ACCOUNT, Bench, DAY, DESCRIPTION, HOUR, ORG, Probe, RETRIES, Setting, Shape, World, key_in, version_id};
+use testbed::{
+    ACCOUNT, DAY, DESCRIPTION, HOUR, ORG, Probe, RETRIES, Setting, Shape, Testbed, World, key_in, say, version_id,
+};
 use tokio::sync::oneshot;
 
 /// How many schedules are run where nothing else is asked for.
@@ -267,10 +266,10 @@ struct Schedule {
 }
 
 impl Schedule {
-    fn new(bench: &Bench, seed: u64) -> Self {
+    fn new(testbed: &Testbed, seed: u64) -> Self {
         let mut random = Rng::with_seed(seed);
         let setting = setting(&mut random);
-        let world = bench.world(&setting);
+        let world = testbed.world(&setting);
         // The function's own random numbers: attempt bits and jitter.
         fastrand::seed(seed);
         let mut worlds = vec![world];
@@ -281,7 +280,7 @@ impl Schedule {
         worlds[0].probe.pending_is_safe.store(!same_id, Ordering::SeqCst);
         let watch = Arc::new(Watch {
             probe: worlds[0].probe.clone(),
-            emulator: bench.emulator.clone(),
+            emulator: testbed.emulator.clone(),
             plan: Mutex::default(),
             works_for: Mutex::default(),
             made_for: Mutex::default(),
@@ -290,7 +289,7 @@ impl Schedule {
             arrivals: AtomicUsize::new(0),
             log: Mutex::default(),
         });
-        bench.emulator.set_hook(watch.clone());
+        testbed.emulator.set_hook(watch.clone());
         Self {
             random: RefCell::new(random),
             worlds,
@@ -605,7 +604,7 @@ impl Schedule {
         });
         loop {
             self.versions.set(self.versions.get() + 1);
-            let version = support::token("rotation", self.versions.get());
+            let version = testbed::token("rotation", self.versions.get());
             let mark = Mark::of(&world.arn, &version_id(&version));
             if !marks.contains(&mark) && ends.iter().all(|end| mark.attempt_in(*end).is_none()) {
                 return version;
@@ -735,8 +734,8 @@ struct Report {
 }
 
 /// Runs a schedule; its course comes back.
-async fn run(bench: &Bench, seed: u64, report: &Report) -> String {
-    let schedule = Rc::new(Schedule::new(bench, seed));
+async fn run(testbed: &Testbed, seed: u64, report: &Report) -> String {
+    let schedule = Rc::new(Schedule::new(testbed, seed));
     let broken = tokio::select! {
         broken = schedule.run() => broken,
         () = schedule.watch.take_turns() => unreachable!("it goes on for as long as the schedule"),
@@ -774,13 +773,13 @@ fn long_random_schedules_keep_every_promise() {
             scope.spawn(|| {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 runtime.block_on(async {
-                    let bench = Bench::new(2).await;
+                    let testbed = Testbed::new(2).await;
                     loop {
                         let case = next.fetch_add(1, Ordering::SeqCst);
                         if case >= cases {
                             break;
                         }
-                        run(&bench, first + case, &report).await;
+                        run(&testbed, first + case, &report).await;
                     }
                 });
             });
@@ -808,10 +807,10 @@ fn long_random_schedules_keep_every_promise() {
 fn a_seed_replays() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let bench = Bench::new(2).await;
+        let testbed = Testbed::new(2).await;
         for seed in 0..10 {
-            let first = run(&bench, seed, &Report::default()).await;
-            assert_eq!(first, run(&bench, seed, &Report::default()).await, "SEED={seed}");
+            let first = run(&testbed, seed, &Report::default()).await;
+            assert_eq!(first, run(&testbed, seed, &Report::default()).await, "SEED={seed}");
         }
     });
 }
@@ -821,10 +820,10 @@ fn a_seed_replays() {
 fn after_an_abandoned_first_rotation_the_tag_still_names_the_key() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let bench = Bench::new(1).await;
+        let testbed = Testbed::new(1).await;
         for shape in [Shape::WithoutId, Shape::Plain] {
-            let world = bench.world(&Setting { shape, ..Setting::default() });
-            let rotation = world.begin_rotation(&support::token("second", 0)).unwrap();
+            let world = testbed.world(&Setting { shape, ..Setting::default() });
+            let rotation = world.begin_rotation(&testbed::token("second", 0)).unwrap();
             world.invoke(0, &step_event(&rotation, "createSecret")).await.unwrap();
             let body = json!({"SecretId": world.arn, "VersionStage": "AWSPENDING",
                               "RemoveFromVersionId": rotation.token});
@@ -833,7 +832,7 @@ fn after_an_abandoned_first_rotation_the_tag_still_names_the_key() {
                 service.end_rotation(&rotation, emulator::secrets_manager::RotationOutcome::Failed);
             });
             world.emulator.clock().advance(HOUR);
-            let end = world.rotate(&support::token("third", 0), RETRIES).await;
+            let end = world.rotate(&testbed::token("third", 0), RETRIES).await;
             assert_eq!(end, Event::Succeeded, "{}", world.story());
             assert_eq!(world.check_completed(), [""; 0], "{}", world.story());
         }
@@ -846,11 +845,11 @@ fn after_an_abandoned_first_rotation_the_tag_still_names_the_key() {
 fn a_loser_whose_reads_are_stale_revokes_its_key() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let bench = Bench::new(2).await;
+        let testbed = Testbed::new(2).await;
         let switches = Switches { list_lag: Duration::from_secs(3), ..Switches::default() };
         let staleness = Staleness::For(Duration::from_secs(1));
-        let world = bench.world(&Setting { switches, staleness, ..Setting::default() });
-        let rotation = world.begin_rotation(&support::token("second", 0)).unwrap();
+        let world = testbed.world(&Setting { switches, staleness, ..Setting::default() });
+        let rotation = world.begin_rotation(&testbed::token("second", 0)).unwrap();
         world.emulator.clock().advance(HOUR);
         let event = step_event(&rotation, "createSecret");
         let (first, second) = tokio::join!(world.invoke(0, &event), world.invoke(1, &event));

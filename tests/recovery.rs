@@ -3,8 +3,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail at any line")]
 
-mod support;
-
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -13,7 +11,7 @@ use emulator::rotation::{Event, STEPS, step_event};
 use emulator::secrets_manager::Staleness;
 use kosli_key_rotation::rotation::LambdaContext;
 use serde_json::json;
-use support::{Bench, DAY, HOUR, ONCE, RETRIES, Setting, Shape, World, done, refused, rfc3339, second, token};
+use testbed::{DAY, HOUR, ONCE, RETRIES, Setting, Shape, Testbed, World, done, refused, rfc3339, second, token};
 
 /// After this long another execution's key counts as lost: the function's time-out and some fifteen seconds.
 const TAKE_OVER: Duration = Duration::from_secs(106);
@@ -36,9 +34,9 @@ fn command_lines(world: &World, version: &str) -> [String; 2] {
 
 #[test]
 fn a_lost_key_is_rotated_and_revoked_by_the_next_attempt() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for admin in [true, false] {
-            let world = bench.world(&Setting { admin, ..Setting::default() });
+            let world = testbed.world(&Setting { admin, ..Setting::default() });
             world.rotate_through("rotate#1=kill-after", RETRIES, 2).await;
         }
     });
@@ -46,9 +44,9 @@ fn a_lost_key_is_rotated_and_revoked_by_the_next_attempt() {
 
 #[test]
 fn a_lost_key_is_found_by_a_rotation_with_another_token() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for admin in [true, false] {
-            let world = bench.world(&Setting { admin, ..Setting::default() });
+            let world = testbed.world(&Setting { admin, ..Setting::default() });
             let (abandoned, _) = world.lose_a_key().await;
             world.clear_pending(&abandoned.token);
             world.advance(TAKE_OVER);
@@ -61,8 +59,8 @@ fn a_lost_key_is_found_by_a_rotation_with_another_token() {
 #[test]
 fn a_lost_key_is_found_after_a_field_of_the_secret_was_edited() {
     for shape in [Shape::ApiKey, Shape::Environment, Shape::WithoutId] {
-        Bench::run(async |bench| {
-            let world = bench.world(&Setting { shape, ..Setting::default() });
+        Testbed::run(async |testbed| {
+            let world = testbed.world(&Setting { shape, ..Setting::default() });
             world.lose_a_key().await;
             world.put(&world.edited(), &token("edited", 0));
             world.advance(TAKE_OVER);
@@ -75,9 +73,9 @@ fn a_lost_key_is_found_after_a_field_of_the_secret_was_edited() {
 
 #[test]
 fn a_lost_key_is_the_head_of_the_chain_and_no_second_candidate_where_nothing_names_the_key_id() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for shape in [Shape::WithoutId, Shape::Plain] {
-            let world = bench.world(&Setting { shape, strangers: false, ..Setting::default() });
+            let world = testbed.world(&Setting { shape, strangers: false, ..Setting::default() });
             world.untag("kosli:key-id");
             world.rotate_through("rotate#1=kill-after", RETRIES, 2).await;
         }
@@ -86,9 +84,9 @@ fn a_lost_key_is_the_head_of_the_chain_and_no_second_candidate_where_nothing_nam
 
 #[test]
 fn a_chain_of_two_lost_keys_is_rotated_at_its_head() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for admin in [true, false] {
-            let world = bench.world(&Setting { admin, ..Setting::default() });
+            let world = testbed.world(&Setting { admin, ..Setting::default() });
             world.rotate_through("rotate#1..2=kill-after", RETRIES, 3).await;
         }
     });
@@ -96,15 +94,15 @@ fn a_chain_of_two_lost_keys_is_rotated_at_its_head() {
 
 #[test]
 fn a_key_that_kosli_names_without_its_value_is_replaced_in_the_same_step() {
-    Bench::run(async |bench| {
-        let world = bench.world(&Setting::default());
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting::default());
         world.rotate_through("rotate#1=incomplete", ONCE, 2).await;
     });
 }
 
 #[test]
 fn a_mint_whose_outcome_is_unclear_is_looked_for_in_the_same_step() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for (rule, keys) in [
             // It had its effect: what it made is found, and replaced.
             ("rotate#1=error-after:500", 2),
@@ -124,7 +122,7 @@ fn a_mint_whose_outcome_is_unclear_is_looked_for_in_the_same_step() {
             ("rotate#1=html:502", 1),
         ] {
             for admin in [true, false] {
-                let world = bench.world(&Setting { admin, ..Setting::default() });
+                let world = testbed.world(&Setting { admin, ..Setting::default() });
                 world.rotate_through(rule, ONCE, keys).await;
             }
         }
@@ -133,11 +131,11 @@ fn a_mint_whose_outcome_is_unclear_is_looked_for_in_the_same_step() {
 
 #[test]
 fn a_refusal_after_an_unclear_outcome_is_a_reason_to_look_again() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for rotate_in_grace in [RotateInGrace::NotFound, RotateInGrace::BadRequest, RotateInGrace::Conflict] {
             // The list shows what the first call has made only after it was looked for, and the second call is refused for it.
             let switches = Switches { rotate_in_grace, list_lag: Duration::from_secs(15), ..Switches::default() };
-            let world = bench.world(&Setting { switches, ..Setting::default() });
+            let world = testbed.world(&Setting { switches, ..Setting::default() });
             world.rotate_through("rotate#1=drop-after", ONCE, 2).await;
         }
     });
@@ -145,9 +143,9 @@ fn a_refusal_after_an_unclear_outcome_is_a_reason_to_look_again() {
 
 #[test]
 fn a_lost_key_is_replaced_with_the_shortest_grace_period() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         let variables = vec![("KOSLI_GRACE_PERIOD_HOURS".to_owned(), "48".to_owned())];
-        let world = bench.world(&Setting { variables, ..Setting::default() });
+        let world = testbed.world(&Setting { variables, ..Setting::default() });
         let (rotation, _) = world.lose_a_key().await;
         world.advance(TAKE_OVER);
         world.rule("revoke=error-before:503");
@@ -162,10 +160,10 @@ fn a_lost_key_is_replaced_with_the_shortest_grace_period() {
 
 #[test]
 fn a_single_401_is_no_death() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for admin in [true, false] {
             for rule in ["verify#1=refuse:401", "list#1=refuse:401"] {
-                let world = bench.world(&Setting { admin, ..Setting::default() });
+                let world = testbed.world(&Setting { admin, ..Setting::default() });
                 world.rotate_through(rule, ONCE, 1).await;
             }
         }
@@ -174,11 +172,11 @@ fn a_single_401_is_no_death() {
 
 #[test]
 fn where_kosli_changes_the_expiry_no_stranger_is_touched_and_the_suspected_orphan_is_named() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for expires_at in [ExpiresAt::Ignored, ExpiresAt::StartOfDay] {
             for rotate_in_grace in [RotateInGrace::RestartsGrace, RotateInGrace::Conflict, RotateInGrace::BadRequest] {
                 let switches = Switches { expires_at, rotate_in_grace, ..Switches::default() };
-                let world = bench.world(&Setting { switches, ..Setting::default() });
+                let world = testbed.world(&Setting { switches, ..Setting::default() });
                 world.rule("rotate#1=kill-after");
                 assert_eq!(world.rotate(&second(), RETRIES).await, Event::Succeeded, "{}", world.story());
                 let minted = world.minted();
@@ -201,14 +199,14 @@ fn where_kosli_changes_the_expiry_no_stranger_is_touched_and_the_suspected_orpha
 
 #[test]
 fn a_store_that_is_throttled_is_repeated_and_nothing_is_minted_twice() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for rule in [
             "PutSecretValue#1..3=refuse:400:ThrottlingException",
             "PutSecretValue#1..3=error-before:500",
             "PutSecretValue#1=no-answer",
             "PutSecretValue#1=drop-before",
         ] {
-            let world = bench.world(&Setting::default());
+            let world = testbed.world(&Setting::default());
             world.rotate_through(rule, ONCE, 1).await;
         }
     });
@@ -216,7 +214,7 @@ fn a_store_that_is_throttled_is_repeated_and_nothing_is_minted_twice() {
 
 #[test]
 fn a_store_whose_outcome_is_unclear_is_read_back() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for rule in [
             "PutSecretValue#1=drop-after",
             "PutSecretValue#1=no-answer-after",
@@ -225,7 +223,7 @@ fn a_store_whose_outcome_is_unclear_is_read_back() {
             "PutSecretValue=error-after:500",
             "PutSecretValue=no-answer-after",
         ] {
-            let world = bench.world(&Setting::default());
+            let world = testbed.world(&Setting::default());
             world.rotate_through(rule, ONCE, 1).await;
         }
     });
@@ -233,8 +231,8 @@ fn a_store_whose_outcome_is_unclear_is_read_back() {
 
 #[test]
 fn a_store_that_is_refused_for_good_names_the_lost_key_and_the_next_attempt_recovers() {
-    Bench::run(async |bench| {
-        let world = bench.world(&Setting::default());
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting::default());
         let rotation = world.begin_rotation(&second()).unwrap();
         world.rule("PutSecretValue#1=refuse:400:AccessDeniedException");
         let message = refused(world.step(&rotation, "createSecret").await, "StoreFailed");
@@ -253,8 +251,8 @@ fn a_store_that_is_refused_for_good_names_the_lost_key_and_the_next_attempt_reco
 
 #[test]
 fn with_too_little_time_left_nothing_is_minted() {
-    Bench::run(async |bench| {
-        let world = bench.world(&Setting::default());
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting::default());
         let rotation = world.begin_rotation(&second()).unwrap();
         let event = step_event(&rotation, "createSecret");
         let message = refused(world.invoke_within(0, &event, Duration::from_secs(20)).await, "OutOfTime");
@@ -267,8 +265,8 @@ fn with_too_little_time_left_nothing_is_minted() {
 
 #[test]
 fn time_that_slow_reads_have_used_up_is_not_minted_in() {
-    Bench::run(async |bench| {
-        let world = bench.world(&Setting::default());
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting::default());
         let rotation = world.begin_rotation(&second()).unwrap();
         // The list comes at last, with 25 s left.
         world.rule("list#1=delay:7s");
@@ -281,8 +279,8 @@ fn time_that_slow_reads_have_used_up_is_not_minted_in() {
 
 #[test]
 fn a_slow_rotation_is_waited_for_and_not_repeated() {
-    Bench::run(async |bench| {
-        let world = bench.world(&Setting::default());
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting::default());
         world.rotate_through("rotate#1=delay:25s", ONCE, 1).await;
         assert_eq!(world.count(&["rotate"]), 1);
     });
@@ -292,11 +290,11 @@ fn a_slow_rotation_is_waited_for_and_not_repeated() {
 fn every_step_waits_for_a_stale_view_to_pass() {
     let stale =
         (1..=8).map(Staleness::Reads).chain([100, 900, 2_000, 3_000].map(Duration::from_millis).map(Staleness::For));
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for staleness in stale {
             for shape in [Shape::ApiKey, Shape::Plain] {
                 for revoke_immediately in [false, true] {
-                    let world = bench.world(&Setting { staleness, shape, revoke_immediately, ..Setting::default() });
+                    let world = testbed.world(&Setting { staleness, shape, revoke_immediately, ..Setting::default() });
                     let end = world.rotate(&second(), ONCE).await;
                     assert_eq!(end, Event::Succeeded, "{staleness:?} {shape:?}\n{}", world.story());
                     world.assert_completed();
@@ -309,9 +307,9 @@ fn every_step_waits_for_a_stale_view_to_pass() {
 
 #[test]
 fn a_view_that_stays_stale_fails_the_step_and_never_the_key() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         let staleness = Staleness::For(Duration::from_secs(30));
-        let world = bench.world(&Setting { staleness, ..Setting::default() });
+        let world = testbed.world(&Setting { staleness, ..Setting::default() });
         world.rotate_completely(&second()).await;
         world.assert_chain(1);
         assert!(world.history.borrow().iter().any(|line| line.contains("PendingValueMissing")), "{}", world.story());
@@ -320,12 +318,12 @@ fn a_view_that_stays_stale_fails_the_step_and_never_the_key() {
 
 #[test]
 fn a_stale_no_value_costs_at_most_one_key_which_is_revoked() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for lag in [0, 5] {
             // Where the list lags too, nothing at all shows that the key has been minted and stored.
             let switches = Switches { list_lag: Duration::from_secs(lag), ..Switches::default() };
             let staleness = Staleness::For(Duration::from_secs(10));
-            let world = bench.world(&Setting { switches, staleness, ..Setting::default() });
+            let world = testbed.world(&Setting { switches, staleness, ..Setting::default() });
             let rotation = world.begin_rotation(&second()).unwrap();
             done(world.step(&rotation, "createSecret").await);
             let again = world.step(&rotation, "createSecret").await;
@@ -339,10 +337,10 @@ fn a_stale_no_value_costs_at_most_one_key_which_is_revoked() {
 
 #[test]
 fn a_dead_pending_key_stops_every_step_with_the_two_command_lines() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for rotate_in_grace in [RotateInGrace::RestartsGrace, RotateInGrace::Conflict] {
             let switches = Switches { rotate_in_grace, ..Switches::default() };
-            let world = bench.world(&Setting { switches, ..Setting::default() });
+            let world = testbed.world(&Setting { switches, ..Setting::default() });
             let rotation = world.begin_rotation(&second()).unwrap();
             done(world.step(&rotation, "createSecret").await);
             world.probe.pending_is_safe.store(false, Ordering::SeqCst);
@@ -365,9 +363,9 @@ fn a_dead_pending_key_stops_every_step_with_the_two_command_lines() {
 
 #[test]
 fn a_pending_copy_of_the_current_key_stops_creation_and_promotion() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for shape in [Shape::ApiKey, Shape::Plain] {
-            let world = bench.world(&Setting { shape, ..Setting::default() });
+            let world = testbed.world(&Setting { shape, ..Setting::default() });
             // A test of the configuration that nobody has cleaned up after.
             let test = json!({"SecretId": world.arn, "ClientRequestToken": second(), "RotateImmediately": false,
                               "RotationLambdaARN": "arn:aws:lambda:eu-west-1:123456789012:function:rotation"});
@@ -390,10 +388,10 @@ fn a_pending_copy_of_the_current_key_stops_creation_and_promotion() {
 
 #[test]
 fn a_late_duplicate_of_any_step_changes_nothing() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for shape in [Shape::ApiKey, Shape::Plain] {
             for revoke_immediately in [false, true] {
-                let world = bench.world(&Setting { shape, revoke_immediately, ..Setting::default() });
+                let world = testbed.world(&Setting { shape, revoke_immediately, ..Setting::default() });
                 let rotation = world.begin_rotation(&second()).unwrap();
                 let deliver = async |expected: [Option<&str>; 4]| {
                     let live = |world: &World| -> Vec<String> {
@@ -431,9 +429,9 @@ fn a_late_duplicate_of_any_step_changes_nothing() {
 
 #[test]
 fn the_sweep_is_done_when_finish_secret_comes_again() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for admin in [true, false] {
-            let world = bench.world(&Setting { admin, ..Setting::default() });
+            let world = testbed.world(&Setting { admin, ..Setting::default() });
             let (rotation, _) = world.lose_a_key().await;
             world.advance(TAKE_OVER);
             world.rule("revoke=error-before:503");
@@ -458,8 +456,8 @@ fn the_sweep_is_done_when_finish_secret_comes_again() {
 
 #[test]
 fn a_twins_key_is_left_alone_while_the_twin_may_live() {
-    Bench::run(async |bench| {
-        let world = bench.world(&Setting::default());
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting::default());
         let (rotation, _) = world.lose_a_key().await;
         let event = step_event(&rotation, "createSecret");
         for _ in 0..3 {
@@ -485,8 +483,8 @@ fn a_twins_key_is_left_alone_while_the_twin_may_live() {
 
 #[test]
 fn a_twin_that_stores_while_it_is_waited_for_has_done_the_work() {
-    Bench::run(async |bench| {
-        let world = bench.world(&Setting::default());
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting::default());
         let rotation = world.begin_rotation(&second()).unwrap();
         let event = step_event(&rotation, "createSecret");
         // The first execution has died, and the value that it sent arrives while its twin waits for it.
@@ -511,13 +509,13 @@ async fn until_effect(world: &World, operation: &str) {
 
 #[test]
 fn an_execution_that_was_held_between_mint_and_store_comes_too_late_and_does_no_harm() {
-    Bench::run(async |bench| {
-        let world = bench.world(&Setting::default());
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting::default());
         let rotation = world.begin_rotation(&second()).unwrap();
         let event = step_event(&rotation, "createSecret");
         // Held by nobody's time-out: the handler itself, not an invocation that Lambda ends.
         let function = world.function(0);
-        let deadline = world.emulator.clock().now() + support::TIMEOUT;
+        let deadline = world.emulator.clock().now() + testbed::TIMEOUT;
         let context = LambdaContext { request_id: "held", deadline, function_arn: "" };
         let mut held = Box::pin(function.handle(&event, context));
         tokio::select! {
@@ -540,8 +538,8 @@ fn an_execution_that_was_held_between_mint_and_store_comes_too_late_and_does_no_
 
 #[test]
 fn a_value_that_is_stored_while_its_key_is_taken_over_asks_for_another_rotation() {
-    Bench::run(async |bench| {
-        let world = bench.world(&Setting::default());
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting::default());
         let rotation = world.begin_rotation(&second()).unwrap();
         let event = step_event(&rotation, "createSecret");
         // The first execution has died, and its store arrives when its key is being taken over. Nothing can prevent that.
@@ -568,7 +566,7 @@ fn a_value_that_is_stored_while_its_key_is_taken_over_asks_for_another_rotation(
 
 #[test]
 fn every_error_after_a_mint_names_the_instant_at_which_the_current_key_dies() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for rule in [
             "rotate=drop-after",
             "rotate=no-answer-after",
@@ -579,7 +577,7 @@ fn every_error_after_a_mint_names_the_instant_at_which_the_current_key_dies() {
             "PutSecretValue=error-before:500",
             "PutSecretValue=no-answer",
         ] {
-            let world = bench.world(&Setting::default());
+            let world = testbed.world(&Setting::default());
             let rotation = world.begin_rotation(&second()).unwrap();
             world.rule(rule);
             let error = world.step(&rotation, "createSecret").await.expect_err(rule);
@@ -596,10 +594,10 @@ fn every_error_after_a_mint_names_the_instant_at_which_the_current_key_dies() {
 
 #[test]
 fn an_error_of_a_later_step_names_about_when_the_current_key_dies() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for step in STEPS {
             for rule in ["verify=error-before:503", "verify=refuse:403", "verify=refuse:401"] {
-                let world = bench.world(&Setting::default());
+                let world = testbed.world(&Setting::default());
                 let rotation = world.begin_rotation(&second()).unwrap();
                 done(world.step(&rotation, "createSecret").await);
                 world.rule(rule);

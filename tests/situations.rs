@@ -3,8 +3,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail at any line")]
 
-mod support;
-
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -13,8 +11,8 @@ use emulator::rotation::{Event, step_event};
 use emulator::secrets_manager::{RotationRequest, TestedVersion};
 use kosli_key_rotation::marker::WINDOW;
 use serde_json::{Value, json};
-use support::{
-    ACCOUNT, ADMIN_SECRET, Bench, DAY, DESCRIPTION, HOUR, ONCE, ORG, Setting, Shape, World, done, key_in, refused,
+use testbed::{
+    ACCOUNT, ADMIN_SECRET, DAY, DESCRIPTION, HOUR, ONCE, ORG, Setting, Shape, Testbed, World, done, key_in, refused,
     token,
 };
 
@@ -98,11 +96,11 @@ fn assert_untouched(world: &World, keys: &[&str]) {
 
 #[test]
 fn fifty_rotations_keep_the_labels_bounded_and_the_value_in_its_form() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for (shape, revoke_immediately) in
             [(Shape::Plain, false), (Shape::Plain, true), (Shape::WithoutId, false), (Shape::ApiKeyAlone, true)]
         {
-            let world = bench.world(&Setting { shape, revoke_immediately, ..Setting::default() });
+            let world = testbed.world(&Setting { shape, revoke_immediately, ..Setting::default() });
             let form_before = form(&world.value("AWSCURRENT").unwrap());
             let mut last: Option<RotationRequest> = None;
             for number in 0..50 {
@@ -132,8 +130,8 @@ fn fifty_rotations_keep_the_labels_bounded_and_the_value_in_its_form() {
 
 #[test]
 fn labels_of_the_users_own_leave_room_or_stop_before_the_mint() {
-    Bench::run(async |bench| {
-        let world = bench.world(&Setting { shape: Shape::Plain, ..Setting::default() });
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting { shape: Shape::Plain, ..Setting::default() });
         let label = |number: usize, version: &str| {
             let body =
                 json!({"SecretId": world.arn, "VersionStage": format!("mine-{number}"), "MoveToVersionId": version});
@@ -151,10 +149,10 @@ fn labels_of_the_users_own_leave_room_or_stop_before_the_mint() {
 
 #[test]
 fn identity_from_tags_alone_does_for_every_shape() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for shape in EVERY_SHAPE {
             for admin in [true, false] {
-                let world = bench.world(&Setting { shape, admin, ..Setting::default() });
+                let world = testbed.world(&Setting { shape, admin, ..Setting::default() });
                 let form_before = form(&world.value("AWSCURRENT").unwrap());
                 let fields: Vec<String> = match serde_json::from_str(&world.value("AWSCURRENT").unwrap()) {
                     Ok(Value::Object(fields)) => fields.keys().cloned().collect(),
@@ -179,10 +177,10 @@ fn identity_from_tags_alone_does_for_every_shape() {
 
 #[test]
 fn the_first_rotation_without_a_key_id_takes_the_only_key() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for shape in [Shape::WithoutId, Shape::ApiKeyAlone, Shape::EnvironmentAlone, Shape::Plain] {
             for admin in [true, false] {
-                let world = bench.world(&Setting { shape, admin, strangers: false, ..Setting::default() });
+                let world = testbed.world(&Setting { shape, admin, strangers: false, ..Setting::default() });
                 world.untag("kosli:key-id");
                 world.rotate_completely(&turn(0)).await;
                 assert_eq!(world.minted()[0].minted_by, MintedBy::Rotate { of: world.first_key.clone() });
@@ -196,8 +194,8 @@ fn the_first_rotation_without_a_key_id_takes_the_only_key() {
 
 #[test]
 fn the_first_rotation_without_a_key_id_lists_the_candidates_where_there_are_several() {
-    Bench::run(async |bench| {
-        let world = bench.world(&Setting { shape: Shape::Plain, strangers: false, ..Setting::default() });
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting { shape: Shape::Plain, strangers: false, ..Setting::default() });
         world.untag("kosli:key-id");
         let other = made_by_hand(&world, ACCOUNT);
         let rotation = world.begin_rotation(&turn(0)).unwrap();
@@ -219,8 +217,8 @@ fn the_first_rotation_without_a_key_id_lists_the_candidates_where_there_are_seve
 
 #[test]
 fn the_first_rotation_without_a_key_id_finds_none_on_another_account() {
-    Bench::run(async |bench| {
-        let world = bench.world(&Setting { shape: Shape::Plain, strangers: false, ..Setting::default() });
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting { shape: Shape::Plain, strangers: false, ..Setting::default() });
         world.untag("kosli:key-id");
         world.emulator.with_kosli(|kosli| kosli.add_account(ORG, "empty", Role::Member));
         world.tag("kosli:service-account", "empty");
@@ -235,9 +233,9 @@ fn the_first_rotation_without_a_key_id_finds_none_on_another_account() {
 
 #[test]
 fn a_value_stored_by_hand_without_a_label_is_never_taken_for_another_key() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for shape in [Shape::Plain, Shape::WithoutId] {
-            let world = bench.world(&Setting { shape, strangers: false, ..Setting::default() });
+            let world = testbed.world(&Setting { shape, strangers: false, ..Setting::default() });
             world.rotate_completely(&turn(0)).await;
             let rotated = current_id(&world);
             let by_hand = made_by_hand(&world, ACCOUNT);
@@ -265,10 +263,10 @@ fn a_value_stored_by_hand_without_a_label_is_never_taken_for_another_key() {
 
 #[test]
 fn a_tag_for_the_key_before_is_never_taken_for_the_key_that_was_stored_by_hand() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for shape in [Shape::Plain, Shape::WithoutId] {
             // Before the first rotation: the tag names the first key, and then another key is stored.
-            let world = bench.world(&Setting { shape, strangers: false, ..Setting::default() });
+            let world = testbed.world(&Setting { shape, strangers: false, ..Setting::default() });
             let by_hand = made_by_hand(&world, ACCOUNT);
             let first = world.value("AWSCURRENT").unwrap();
             world.put(&first.replace(&key_in(&first).unwrap(), &by_hand.value), &token("hand", 0));
@@ -278,7 +276,7 @@ fn a_tag_for_the_key_before_is_never_taken_for_the_key_that_was_stored_by_hand()
             assert_untouched(&world, &[&world.first_key, &by_hand.id]);
 
             // A placeholder that was stored first is no key: the tag counts.
-            let world = bench.world(&Setting { shape, strangers: false, ..Setting::default() });
+            let world = testbed.world(&Setting { shape, strangers: false, ..Setting::default() });
             let value = world.value("AWSCURRENT").unwrap();
             world.put(&value.replace(&key_in(&value).unwrap(), "placeholder"), &token("hand", 0));
             world.put(&value, &token("hand", 1));
@@ -290,11 +288,11 @@ fn a_tag_for_the_key_before_is_never_taken_for_the_key_that_was_stored_by_hand()
 
 #[test]
 fn an_old_value_stored_by_hand_never_rotates_the_key_that_came_after_it() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for list_in_grace in [ListInGrace::OwnExpiry, ListInGrace::Hidden] {
             let switches = Switches { list_in_grace, ..Switches::default() };
             let setting = Setting { shape: Shape::Plain, strangers: false, switches, ..Setting::default() };
-            let world = bench.world(&setting);
+            let world = testbed.world(&setting);
             let first = world.value("AWSCURRENT").unwrap();
             world.rotate_completely(&turn(0)).await;
             let rotated = current_id(&world);
@@ -312,10 +310,10 @@ fn an_old_value_stored_by_hand_never_rotates_the_key_that_came_after_it() {
 
 #[test]
 fn a_field_edited_by_hand_leaves_the_key_its_id() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for revoke_immediately in [false, true] {
             let setting = Setting { shape: Shape::WithoutId, revoke_immediately, ..Setting::default() };
-            let world = bench.world(&setting);
+            let world = testbed.world(&setting);
             world.rotate_completely(&turn(0)).await;
             let rotated = current_id(&world);
             world.put(&world.edited(), &token("hand", 0));
@@ -329,14 +327,14 @@ fn a_field_edited_by_hand_leaves_the_key_its_id() {
 
 #[test]
 fn immediate_revocation_proves_the_old_key_dead() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for admin in [true, false] {
             // Three seconds of delay at Kosli are waited for.
             for accepted_for in [0, 3] {
                 let revoked_key_accepted_for = Duration::from_secs(accepted_for);
                 let switches = Switches { revoked_key_accepted_for, ..Switches::default() };
                 let setting = Setting { switches, admin, revoke_immediately: true, ..Setting::default() };
-                let world = bench.world(&setting);
+                let world = testbed.world(&setting);
                 let rotation = world.until_finish(&turn(0)).await;
                 let answer = done(world.step(&rotation, "finishSecret").await);
                 assert_eq!(answer["old_key"], "dead", "{answer}");
@@ -353,9 +351,9 @@ fn immediate_revocation_proves_the_old_key_dead() {
 
 #[test]
 fn immediate_revocation_says_that_the_old_key_is_alive() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         let switches = Switches { revoked_key_accepted_for: HOUR, ..Switches::default() };
-        let world = bench.world(&Setting { switches, revoke_immediately: true, ..Setting::default() });
+        let world = testbed.world(&Setting { switches, revoke_immediately: true, ..Setting::default() });
         let rotation = world.until_finish(&turn(0)).await;
         let answer = done(world.step(&rotation, "finishSecret").await);
         assert_eq!(answer["old_key"], "alive", "{answer}");
@@ -367,9 +365,9 @@ fn immediate_revocation_says_that_the_old_key_is_alive() {
 
 #[test]
 fn immediate_revocation_says_that_it_cannot_tell() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for rule in ["verify#2..=error-before:503", "verify#2..=no-answer", "verify#2..=refuse:403"] {
-            let world = bench.world(&Setting { revoke_immediately: true, ..Setting::default() });
+            let world = testbed.world(&Setting { revoke_immediately: true, ..Setting::default() });
             let rotation = world.until_finish(&turn(0)).await;
             world.rule(rule);
             let answer = done(world.step(&rotation, "finishSecret").await);
@@ -382,9 +380,9 @@ fn immediate_revocation_says_that_it_cannot_tell() {
 
 #[test]
 fn immediate_revocation_never_ends_an_id_that_the_new_key_has() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         let switches = Switches { successor_id: SuccessorId::Same, ..Switches::default() };
-        let world = bench.world(&Setting { switches, revoke_immediately: true, ..Setting::default() });
+        let world = testbed.world(&Setting { switches, revoke_immediately: true, ..Setting::default() });
         let rotation = world.until_finish(&turn(0)).await;
         let answer = done(world.step(&rotation, "finishSecret").await);
         assert_eq!(answer["old_key"], "cannot tell", "{answer}");
@@ -396,9 +394,9 @@ fn immediate_revocation_never_ends_an_id_that_the_new_key_has() {
 
 #[test]
 fn immediate_revocation_never_ends_an_id_that_a_pending_version_holds() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for shape in [Shape::ApiKey, Shape::Plain] {
-            let world = bench.world(&Setting { shape, ..Setting::default() });
+            let world = testbed.world(&Setting { shape, ..Setting::default() });
             let first = world.value("AWSCURRENT").unwrap();
             let rotation = world.until_finish(&turn(0)).await;
             done(world.step(&rotation, "finishSecret").await);
@@ -422,10 +420,10 @@ fn immediate_revocation_never_ends_an_id_that_a_pending_version_holds() {
 
 #[test]
 fn a_key_that_was_revoked_by_hand_is_replaced_by_a_new_one() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for shape in EVERY_SHAPE {
             for revoke_immediately in [false, true] {
-                let world = bench.world(&Setting { shape, revoke_immediately, ..Setting::default() });
+                let world = testbed.world(&Setting { shape, revoke_immediately, ..Setting::default() });
                 world.rotate_completely(&turn(0)).await;
                 revoke_by_hand(&world, &current_id(&world));
                 heal(&world, &turn(1)).await;
@@ -438,8 +436,8 @@ fn a_key_that_was_revoked_by_hand_is_replaced_by_a_new_one() {
 
 #[test]
 fn a_key_that_was_revoked_by_hand_needs_a_person_where_there_is_no_admin_key() {
-    Bench::run(async |bench| {
-        let world = bench.world(&Setting { admin: false, ..Setting::default() });
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting { admin: false, ..Setting::default() });
         revoke_by_hand(&world, &world.first_key);
         current_may_be_dead(&world, true);
         let rotation = world.begin_rotation(&turn(0)).unwrap();
@@ -458,8 +456,8 @@ fn a_key_that_was_revoked_by_hand_needs_a_person_where_there_is_no_admin_key() {
 
 #[test]
 fn a_dead_value_with_a_living_id_is_an_error_and_nothing_is_minted() {
-    Bench::run(async |bench| {
-        let world = bench.world(&Setting::default());
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting::default());
         let value = world.value("AWSCURRENT").unwrap();
         let mistyped = value.replace(&key_in(&value).unwrap(), "emulated-kosli-key-of-nobody");
         world.put(&mistyped, &token("hand", 0));
@@ -475,9 +473,9 @@ fn a_dead_value_with_a_living_id_is_an_error_and_nothing_is_minted() {
 
 #[test]
 fn everything_revoked_while_a_rotation_is_half_done() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for pending in [true, false] {
-            let world = bench.world(&Setting { strangers: false, ..Setting::default() });
+            let world = testbed.world(&Setting { strangers: false, ..Setting::default() });
             let rotation = world.begin_rotation(&turn(0)).unwrap();
             if !pending {
                 world.rule("rotate#1=kill-after");
@@ -511,9 +509,9 @@ fn everything_revoked_while_a_rotation_is_half_done() {
 
 #[test]
 fn a_service_account_that_was_made_anew() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for shape in EVERY_SHAPE {
-            let world = bench.world(&Setting { shape, strangers: false, ..Setting::default() });
+            let world = testbed.world(&Setting { shape, strangers: false, ..Setting::default() });
             world.emulator.with_kosli(|kosli| {
                 kosli.remove_account(ORG, ACCOUNT);
                 kosli.add_account(ORG, ACCOUNT, Role::Member);
@@ -522,7 +520,7 @@ fn a_service_account_that_was_made_anew() {
             assert_eq!(world.minted()[0].minted_by, MintedBy::Create);
         }
         // As long as there is no such account, the error says so and nothing is minted.
-        let world = bench.world(&Setting { strangers: false, ..Setting::default() });
+        let world = testbed.world(&Setting { strangers: false, ..Setting::default() });
         world.emulator.with_kosli(|kosli| kosli.remove_account(ORG, ACCOUNT));
         current_may_be_dead(&world, true);
         let rotation = world.begin_rotation(&turn(0)).unwrap();
@@ -534,9 +532,9 @@ fn a_service_account_that_was_made_anew() {
 
 #[test]
 fn a_dead_admin_key_stops_the_rotation_and_the_secrets_own_key_does_not_stand_in() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for own_key_lives in [true, false] {
-            let world = bench.world(&Setting::default());
+            let world = testbed.world(&Setting::default());
             let admin = world.emulator.with_kosli(|kosli| kosli.keys().find(|key| key.account == "platform").cloned());
             revoke_by_hand(&world, &admin.unwrap().id);
             if !own_key_lives {
@@ -570,7 +568,7 @@ fn roll_back(world: &World, from: &str, to: &str) {
 
 #[test]
 fn a_current_label_that_was_rolled_back_within_the_grace_period() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for (rotate_in_grace, expected) in [
             (RotateInGrace::RestartsGrace, Some("rotated")),
             (RotateInGrace::KeepsGrace, Some("rotated")),
@@ -584,7 +582,7 @@ fn a_current_label_that_was_rolled_back_within_the_grace_period() {
                     None => (ListInGrace::Hidden, GetInGrace::NotFound),
                 };
                 let switches = Switches { rotate_in_grace, list_in_grace, get_in_grace, ..Switches::default() };
-                let world = bench.world(&Setting { shape, switches, ..Setting::default() });
+                let world = testbed.world(&Setting { shape, switches, ..Setting::default() });
                 world.rotate_completely(&turn(0)).await;
                 world.advance(DAY);
                 world.rotate_completely(&turn(1)).await;
@@ -615,10 +613,10 @@ fn a_current_label_that_was_rolled_back_within_the_grace_period() {
 
 #[test]
 fn a_current_label_that_was_rolled_back_to_a_dead_key() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for shape in EVERY_SHAPE {
             for revoke_immediately in [true, false] {
-                let world = bench.world(&Setting { shape, revoke_immediately, ..Setting::default() });
+                let world = testbed.world(&Setting { shape, revoke_immediately, ..Setting::default() });
                 for number in 0..2 {
                     world.rotate_completely(&turn(number)).await;
                     world.advance(DAY);
@@ -640,8 +638,8 @@ fn a_current_label_that_was_rolled_back_to_a_dead_key() {
 
 #[test]
 fn a_current_label_that_was_rolled_back_to_a_version_whose_key_id_only_the_tag_names() {
-    Bench::run(async |bench| {
-        let world = bench.world(&Setting { shape: Shape::Plain, ..Setting::default() });
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting { shape: Shape::Plain, ..Setting::default() });
         world.rotate_completely(&turn(0)).await;
         roll_back(&world, &turn(0), &token("first", 0));
         // The tag is about the first version, and nothing proves that this is the one: since the first rotation it is stale.
@@ -659,9 +657,9 @@ fn a_current_label_that_was_rolled_back_to_a_version_whose_key_id_only_the_tag_n
 
 #[test]
 fn the_admin_secret_rotates_itself_and_the_next_rotation_uses_its_new_key() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for revoke_immediately in [false, true] {
-            let world = bench.world(&Setting { revoke_immediately, ..Setting::default() });
+            let world = testbed.world(&Setting { revoke_immediately, ..Setting::default() });
             let old =
                 world.emulator.with_kosli(|kosli| kosli.keys().find(|key| key.account == "platform").cloned()).unwrap();
             let tag = |key: &str, value: &str| json!({"Key": key, "Value": value});
@@ -695,12 +693,12 @@ fn the_admin_secret_rotates_itself_and_the_next_rotation_uses_its_new_key() {
 
 #[test]
 fn the_new_key_lives_as_long_as_it_was_given_or_up_to_three_days_less() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for days in [14, 30, 365] {
             let ttl = days.to_string();
             for in_tag in [false, true] {
                 let variables = [("KOSLI_KEY_TTL_DAYS", ttl.as_str())];
-                let world = bench.world(&with_variables(if in_tag { &[] } else { &variables }));
+                let world = testbed.world(&with_variables(if in_tag { &[] } else { &variables }));
                 if in_tag {
                     world.tag("kosli:key-ttl-days", &ttl);
                 }
@@ -721,24 +719,24 @@ fn the_new_key_lives_as_long_as_it_was_given_or_up_to_three_days_less() {
 
 #[test]
 fn an_account_that_is_not_permitted_is_never_talked_about_to_kosli() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for patterns in ["other/*", "acme/ci-*", "acme/c,*/i"] {
-            let world = bench.world(&with_variables(&[("KOSLI_SERVICE_ACCOUNTS", patterns)]));
+            let world = testbed.world(&with_variables(&[("KOSLI_SERVICE_ACCOUNTS", patterns)]));
             let rotation = world.begin_rotation(&turn(0)).unwrap();
             let message = refused(world.step(&rotation, "createSecret").await, "NotPermitted");
             assert!(message.contains("acme/ci") && message.contains("KOSLI_SERVICE_ACCOUNTS"), "{message}");
             assert_eq!(world.count(&["list", "get", "verify", "rotate", "create", "revoke"]), 0);
             world.assert_kept();
         }
-        let world = bench.world(&with_variables(&[("KOSLI_SERVICE_ACCOUNTS", "other/*, acme/c*")]));
+        let world = testbed.world(&with_variables(&[("KOSLI_SERVICE_ACCOUNTS", "other/*, acme/c*")]));
         world.rotate_completely(&turn(0)).await;
     });
 }
 
 #[test]
 fn the_permission_is_asked_for_in_every_step() {
-    Bench::run(async |bench| {
-        let mut world = bench.world(&Setting::default());
+    Testbed::run(async |testbed| {
+        let mut world = testbed.world(&Setting::default());
         let rotation = world.begin_rotation(&turn(0)).unwrap();
         done(world.step(&rotation, "createSecret").await);
         let kosli = |world: &World| world.count(&["list", "get", "verify", "rotate", "create", "revoke"]);
@@ -757,9 +755,9 @@ fn the_permission_is_asked_for_in_every_step() {
 
 #[test]
 fn the_rotation_token_is_passed_on_and_never_answered() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for shape in [Shape::ApiKey, Shape::Plain] {
-            let world = bench.world(&Setting { shape, ..Setting::default() });
+            let world = testbed.world(&Setting { shape, ..Setting::default() });
             let rotation = world.begin_rotation(&turn(0)).unwrap();
             world.complete(&rotation, ONCE).await;
             let stored = world.emulator.with_secrets_manager(|service| {
@@ -784,13 +782,13 @@ fn the_rotation_token_is_passed_on_and_never_answered() {
 
 #[test]
 fn a_rotation_for_later_is_tested_and_nothing_else() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for (tested_version, outcome) in
             [(TestedVersion::CopyOfCurrent, "tested"), (TestedVersion::NoValue, "tested the current key")]
         {
             for enabled_after_test in [false, true] {
                 for shape in EVERY_SHAPE {
-                    let world = bench.world(&Setting { shape, ..Setting::default() });
+                    let world = testbed.world(&Setting { shape, ..Setting::default() });
                     world.emulator.with_secrets_manager(|service| {
                         service.switches.tested_version = tested_version;
                         service.switches.enabled_after_test = enabled_after_test;
@@ -812,11 +810,11 @@ fn a_rotation_for_later_is_tested_and_nothing_else() {
 
 #[test]
 fn a_rotation_for_later_fails_its_test_where_the_key_is_dead() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for (tested_version, expected) in
             [(TestedVersion::CopyOfCurrent, "PendingKeyDead"), (TestedVersion::NoValue, "CurrentKeyDead")]
         {
-            let world = bench.world(&Setting::default());
+            let world = testbed.world(&Setting::default());
             world.emulator.with_secrets_manager(|service| service.switches.tested_version = tested_version);
             revoke_by_hand(&world, &world.first_key);
             current_may_be_dead(&world, true);
@@ -834,9 +832,9 @@ fn a_rotation_for_later_fails_its_test_where_the_key_is_dead() {
 
 #[test]
 fn tags_override_the_functions_own_policy() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         let variables = [("KOSLI_GRACE_PERIOD_HOURS", "48"), ("KOSLI_REVOKE_OLD_KEY", "immediately")];
-        let world = bench.world(&with_variables(&variables));
+        let world = testbed.world(&with_variables(&variables));
         world.tag("kosli:grace-period-hours", "2");
         world.tag("kosli:revoke-old-key", "after-grace-period");
         world.rotate_completely(&turn(0)).await;
@@ -844,7 +842,7 @@ fn tags_override_the_functions_own_policy() {
         assert_eq!(old.grace_ends_at, Some(old.rotated_at.unwrap() + HOUR * 2));
         assert_eq!(old.revoked_at, None);
 
-        let world = bench.world(&Setting::default());
+        let world = testbed.world(&Setting::default());
         world.tag("kosli:revoke-old-key", "immediately");
         world.rotate_completely(&turn(0)).await;
         assert!(world.kosli_key(&world.first_key).revoked_at.is_some());
@@ -853,9 +851,9 @@ fn tags_override_the_functions_own_policy() {
 
 #[test]
 fn a_malformed_tag_stops_the_rotation_before_the_mint_and_never_after_it() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for tag in ["kosli:grace-period-hours", "kosli:revoke-old-key", "kosli:key-ttl-days"] {
-            let world = bench.world(&Setting { revoke_immediately: true, ..Setting::default() });
+            let world = testbed.world(&Setting { revoke_immediately: true, ..Setting::default() });
             world.tag(tag, "soon");
             let rotation = world.begin_rotation(&turn(0)).unwrap();
             let message = refused(world.step(&rotation, "createSecret").await, "InvalidTag");
@@ -882,8 +880,8 @@ fn a_malformed_tag_stops_the_rotation_before_the_mint_and_never_after_it() {
 
 #[test]
 fn an_admin_secret_that_is_lost_after_the_mint_does_not_block_the_promotion() {
-    Bench::run(async |bench| {
-        let world = bench.world(&Setting::default());
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting::default());
         let rotation = world.begin_rotation(&turn(0)).unwrap();
         done(world.step(&rotation, "createSecret").await);
         let gone = json!({"SecretId": ADMIN_SECRET, "ForceDeleteWithoutRecovery": true});
@@ -898,8 +896,8 @@ fn an_admin_secret_that_is_lost_after_the_mint_does_not_block_the_promotion() {
 
 #[test]
 fn a_stale_tag_is_not_believed_where_a_field_was_edited_meanwhile() {
-    Bench::run(async |bench| {
-        let world = bench.world(&Setting { shape: Shape::WithoutId, strangers: false, ..Setting::default() });
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting { shape: Shape::WithoutId, strangers: false, ..Setting::default() });
         let by_hand = made_by_hand(&world, ACCOUNT);
         let first = world.value("AWSCURRENT").unwrap();
         let second = first.replace(&key_in(&first).unwrap(), &by_hand.value);
@@ -913,11 +911,11 @@ fn a_stale_tag_is_not_believed_where_a_field_was_edited_meanwhile() {
 
 #[test]
 fn the_old_key_is_not_revoked_by_a_tag_that_was_not_believed_before_the_mint() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         let switches = Switches { list_in_grace: ListInGrace::Hidden, ..Switches::default() };
         let setting =
             Setting { shape: Shape::Plain, strangers: false, revoke_immediately: true, switches, ..Setting::default() };
-        let world = bench.world(&setting);
+        let world = testbed.world(&setting);
         // Somebody rotates the first key in Kosli and stores the successor by hand; the tag still names the first one.
         let request = http::Request::post(format!(
             "/api/v2/service-accounts/{ORG}/{ACCOUNT}/api-keys/{}/rotate",
@@ -940,8 +938,8 @@ fn the_old_key_is_not_revoked_by_a_tag_that_was_not_believed_before_the_mint() {
 
 #[test]
 fn a_single_refusal_after_an_unclear_outcome_creates_no_second_key() {
-    Bench::run(async |bench| {
-        let world = bench.world(&Setting::default());
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting::default());
         for rule in ["rotate#1..5=refuse:409", "rotate#6=error-before:503", "rotate#7=refuse:409"] {
             world.emulator.faults().add(rule.parse().unwrap());
         }
@@ -953,11 +951,11 @@ fn a_single_refusal_after_an_unclear_outcome_creates_no_second_key() {
 
 #[test]
 fn a_key_id_tag_that_changes_after_the_mint_does_not_block_the_promotion() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for (shape, value) in
             [(Shape::Plain, "no key id"), (Shape::ApiKey, "another-key"), (Shape::ApiKey, "no key id")]
         {
-            let world = bench.world(&Setting { shape, ..Setting::default() });
+            let world = testbed.world(&Setting { shape, ..Setting::default() });
             let rotation = world.begin_rotation(&turn(0)).unwrap();
             done(world.step(&rotation, "createSecret").await);
             world.tag("kosli:key-id", value);

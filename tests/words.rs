@@ -3,15 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail at any line")]
 
-mod support;
-
 use std::time::Duration;
 
 use emulator::kosli::{ListShape, Switches};
 use emulator::rotation::{Event, STEPS};
 use emulator::secrets_manager::Staleness;
 use serde_json::{Value, json};
-use support::{Bench, ONCE, Setting, Shape, World, done, rfc3339, second};
+use testbed::{ONCE, Setting, Shape, Testbed, World, done, rfc3339, second};
 
 /// The whole answer of a step, for this version.
 fn answer(world: &World, step: &str, outcome: &str, more: &Value) -> Value {
@@ -24,10 +22,10 @@ fn answer(world: &World, step: &str, outcome: &str, more: &Value) -> Value {
 
 #[test]
 fn the_answers_of_a_rotation_name_both_keys_and_the_old_ones_death() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for revoke_immediately in [false, true] {
             for shape in [Shape::ApiKey, Shape::Environment] {
-                let world = bench.world(&Setting { revoke_immediately, shape, ..Setting::default() });
+                let world = testbed.world(&Setting { revoke_immediately, shape, ..Setting::default() });
                 let rotation = world.begin_rotation(&second()).unwrap();
                 let step = async |step: &str| done(world.step(&rotation, step).await);
                 let begin = world.emulator.clock().now();
@@ -62,8 +60,8 @@ fn the_answers_of_a_rotation_name_both_keys_and_the_old_ones_death() {
 
 #[test]
 fn the_answer_of_a_recovery_names_the_lost_key_that_was_revoked() {
-    Bench::run(async |bench| {
-        let world = bench.world(&Setting::default());
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting::default());
         let rotation = world.begin_rotation(&second()).unwrap();
         world.rule("rotate#1=incomplete");
         let recovered = done(world.step(&rotation, "createSecret").await);
@@ -77,10 +75,10 @@ fn the_answer_of_a_recovery_names_the_lost_key_that_was_revoked() {
 
 #[test]
 fn a_new_value_that_is_not_visible_yet_is_waited_for_and_tested() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for step in ["setSecret", "testSecret", "finishSecret"] {
             let staleness = Staleness::For(Duration::from_secs(1));
-            let world = bench.world(&Setting { staleness, ..Setting::default() });
+            let world = testbed.world(&Setting { staleness, ..Setting::default() });
             // The rotation's own version has been there for a while.
             let rotation = world.begin_rotation(&second()).unwrap();
             world.advance(Duration::from_secs(10));
@@ -94,9 +92,9 @@ fn a_new_value_that_is_not_visible_yet_is_waited_for_and_tested() {
 
 #[test]
 fn a_list_that_does_not_show_the_new_key_is_said_to_be_not_whole() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         let switches = Switches { list_shape: ListShape::Pages(2), ..Switches::default() };
-        let world = bench.world(&Setting { switches, ..Setting::default() });
+        let world = testbed.world(&Setting { switches, ..Setting::default() });
         assert_eq!(world.rotate(&second(), ONCE).await, Event::Succeeded, "{}", world.story());
         let story = world.history.borrow().join("\n");
         let new = world.minted().remove(0).id;
@@ -120,7 +118,7 @@ async fn failure(world: &World, rules: &[&str], failing: &str) -> (String, Strin
 fn every_refusal_of_kosli_names_the_key_that_was_used_and_whose_fault_it_is() {
     const ADMIN: &str = "with the admin key)";
     const OWN: &str = "with the secret's own key (self-rotation))";
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for (admin, step, rule, word, says) in [
             (true, "createSecret", "list=refuse:401", "AdminKeyDead", ADMIN),
             (true, "createSecret", "list=refuse:403", "KosliForbidden", ADMIN),
@@ -142,7 +140,7 @@ fn every_refusal_of_kosli_names_the_key_that_was_used_and_whose_fault_it_is() {
             (true, "testSecret", "verify=refuse:403", "KosliForbidden", "the key under AWSPENDING"),
             (true, "finishSecret", "verify=refuse:403", "KosliForbidden", "the key under AWSPENDING"),
         ] {
-            let world = bench.world(&Setting { admin, ..Setting::default() });
+            let world = testbed.world(&Setting { admin, ..Setting::default() });
             let (kind, text) = failure(&world, &[rule], step).await;
             assert_eq!(kind, word, "{step} {rule}: {text}");
             assert!(text.contains(says), "{step} {rule}: {says} is not in: {text}");
@@ -152,7 +150,7 @@ fn every_refusal_of_kosli_names_the_key_that_was_used_and_whose_fault_it_is() {
 
 #[test]
 fn every_refusal_of_secrets_manager_says_what_is_to_be_done() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for (fault, word, says) in [
             ("error-before:500", "SecretsManagerUnavailable", "Secrets Manager failed"),
             ("refuse:400:ResourceNotFoundException", "SecretNotFound", "There is no secret"),
@@ -166,7 +164,7 @@ fn every_refusal_of_secrets_manager_says_what_is_to_be_done() {
             ("refuse:400:DecryptionFailure", "SecretsManagerRefused", "Secrets Manager refused a call"),
             ("refuse:400:DecryptionFailure:message=KMS", "SecretsManagerRefused", "Secrets Manager refused a call"),
         ] {
-            let world = bench.world(&Setting::default());
+            let world = testbed.world(&Setting::default());
             let (kind, text) = failure(&world, &[&format!("DescribeSecret={fault}")], "createSecret").await;
             assert_eq!(kind, word, "{fault}: {text}");
             assert!(text.contains(says), "{fault}: {says} is not in: {text}");
@@ -177,9 +175,9 @@ fn every_refusal_of_secrets_manager_says_what_is_to_be_done() {
 
 #[test]
 fn what_kosli_refuses_for_good_is_asked_once_and_what_may_pass_is_asked_again() {
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for (refusal, times) in [("403", 1), ("404", 1), ("422", 1), ("429", 6)] {
-            let world = bench.world(&Setting::default());
+            let world = testbed.world(&Setting::default());
             failure(&world, &[&format!("rotate=refuse:{refusal}")], "createSecret").await;
             assert_eq!(world.count(&["rotate"]), times, "{refusal}");
             assert!(world.minted().is_empty());

@@ -11,10 +11,10 @@ use emulator::secrets_manager::RotationRequest;
 use emulator::{BoxFuture, Call, Clock, Fault, Hook, Service};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use testbed::executable::ADMIN;
+use testbed::{ACCOUNT, ADMIN_SECRET, Executable, SECRET};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-
-use crate::world::{ACCOUNT, ADMIN, ADMIN_SECRET, SECRET, World};
 
 /// A value in which nothing is wrong.
 pub(crate) const GOOD: &str = r#"{"api_key":"<key>","org":"acme","service_account":"ci","key_id":"<id>"}"#;
@@ -42,7 +42,7 @@ pub(crate) struct Case {
     admin_secret: Wrong,
     tags: Vec<(&'static str, String)>,
     calls: Vec<(&'static str, Value)>,
-    then: fn(&World, &RotationRequest),
+    then: fn(&Executable, &RotationRequest),
     refused: Option<Denied>,
     step: &'static str,
     event: Option<(&'static str, &'static str)>,
@@ -104,7 +104,7 @@ impl Case {
     }
 
     /// What else happens once the rotation has begun.
-    pub(crate) fn then(self, then: fn(&World, &RotationRequest)) -> Self {
+    pub(crate) fn then(self, then: fn(&Executable, &RotationRequest)) -> Self {
         Self { then, ..self }
     }
 
@@ -143,7 +143,7 @@ pub(crate) async fn check_all(cases: impl IntoIterator<Item = Case>) {
 }
 
 async fn check(case: Case) {
-    let world = World::new(Clock::real(), &case.variables).await;
+    let world = Executable::new(env!("CARGO_BIN_EXE_kosli-key-rotation"), Clock::real(), &case.variables).await;
     let good = add_good_secret(&world).await;
     let (_, admin_key) = world.add_key(ADMIN, Role::Admin);
     let (id, key) = world.add_key(ACCOUNT, Role::Member);
@@ -186,7 +186,7 @@ async fn check(case: Case) {
 
 /// Checks what the function says to events that are none, all of them to one process.
 pub(crate) async fn check_events(events: &[(Value, Vec<&str>)]) {
-    let world = World::new(Clock::real(), &[]).await;
+    let world = Executable::new(env!("CARGO_BIN_EXE_kosli-key-rotation"), Clock::real(), &[]).await;
     let good = add_good_secret(&world).await;
     let mut process = None;
     for (event, words) in events {
@@ -202,7 +202,7 @@ pub(crate) async fn check_events(events: &[(Value, Vec<&str>)]) {
 
 /// Checks that a function with such a variable says so to every invocation, and touches nothing.
 pub(crate) async fn check_variable(variable: &'static str, value: &'static str, accepts: &'static str) {
-    let world = World::new(Clock::real(), &[(variable, value)]).await;
+    let world = Executable::new(env!("CARGO_BIN_EXE_kosli-key-rotation"), Clock::real(), &[(variable, value)]).await;
     let good = add_good_secret(&world).await;
     let mut process = None;
     for event in [&good, &json!("not even an event"), &good] {
@@ -215,7 +215,7 @@ pub(crate) async fn check_variable(variable: &'static str, value: &'static str, 
 }
 
 /// Another secret, in which everything is right, and an event that succeeds whatever is wrong elsewhere.
-pub(crate) async fn add_good_secret(world: &World) -> Value {
+pub(crate) async fn add_good_secret(world: &Executable) -> Value {
     let (id, key) = world.add_key("good", Role::Member);
     let value = json!({ "api_key": key, "org": "acme", "service_account": "good", "key_id": id }).to_string();
     world.create_secret("kosli/good", json!({ "SecretString": value })).await;
@@ -230,7 +230,7 @@ pub(crate) fn assert_says(error: &FunctionError, error_type: &str, words: &[impl
     }
 }
 
-async fn create(world: &World, name: &str, value: &Wrong, tags: &[(&str, String)], names: &[(&str, String)]) {
+async fn create(world: &Executable, name: &str, value: &Wrong, tags: &[(&str, String)], names: &[(&str, String)]) {
     let tag = |(key, value): &(&str, String)| json!({ "Key": key, "Value": filled_in(value, names) });
     let mut fields = json!({ "Tags": tags.iter().map(tag).collect::<Value>() });
     match value {

@@ -8,14 +8,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 
 use crate::case::add_good_secret;
-use crate::world::World;
 use emulator::Clock;
 use emulator::runtime_api::FunctionError;
+use testbed::Executable;
 
 /// Whatever the bytes are, the function says in its own words that they are no event.
 #[tokio::test]
 async fn bytes_that_are_not_json() {
-    let world = World::new(Clock::real(), &[]).await;
+    let world = Executable::new(env!("CARGO_BIN_EXE_kosli-key-rotation"), Clock::real(), &[]).await;
     let good = add_good_secret(&world).await;
     let runtime = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = world.endpoint();

@@ -6,8 +6,8 @@ use emulator::secrets_manager::AWSCURRENT;
 use emulator::{Call, Service};
 use serde_json::json;
 
-use crate::world::{ADMIN_SECRET, SECRET};
 use crate::{SHAPES, WITH_ADMIN, world_with};
+use testbed::{ADMIN_SECRET, SECRET};
 
 /// The calls of one step: group after group, and those of one group side by side.
 type Groups = Vec<Vec<&'static str>>;

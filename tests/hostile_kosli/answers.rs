@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::server::{Honest, Make, Trap, reply};
-use crate::support::DESCRIPTION;
+use testbed::DESCRIPTION;
 
 /// What is answered, and what comes of it for each of the operations: the error's type, or `ok`.
 pub(crate) struct Case {

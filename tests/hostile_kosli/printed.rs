@@ -18,8 +18,8 @@ use kosli_key_rotation::secrets_manager::{CURRENT, PENDING, Which};
 
 use crate::answers::{Case, answers, echoes, keys, lists, new_keys};
 use crate::server::{Server, Trap};
-use crate::support::{ACCOUNT, ADMIN_SECRET, Bench, DAY, HOUR, ORG, TIMEOUT, World, emit, key_in, token, version_id};
 use crate::{OPERATIONS, setting};
+use testbed::{ACCOUNT, ADMIN_SECRET, DAY, HOUR, ORG, TIMEOUT, Testbed, World, emit, key_in, token, version_id};
 
 /// Has it searched with all that is emitted. A list of bytes has one line for each in the long form, and is put together again.
 fn print(what: &dyn Debug) {
@@ -72,13 +72,13 @@ fn what_comes_of_kosli_is_safe_to_print() {
     for status in [200, 201, 302, 307, 400, 401, 403, 404, 409, 422, 429, 500, 503] {
         traps.extend(OPERATIONS.map(|operation| (operation, echoes(status))));
     }
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for operation in OPERATIONS {
-            call(&bench.world(&setting()), operation).await;
+            call(&testbed.world(&setting()), operation).await;
         }
         for (operation, trap) in &traps {
-            let mut world = bench.world(&setting());
-            let server = Server::listen(&bench.emulator, None).await;
+            let mut world = testbed.world(&setting());
+            let server = Server::listen(&testbed.emulator, None).await;
             world.kosli_at(&format!("http://{}", server.address));
             server.set_trap(operation, trap.clone());
             call(&world, operation).await;
@@ -101,9 +101,9 @@ fn what_comes_of_secrets_manager_is_safe_to_print() {
         "incomplete",
         "html:403",
     ];
-    Bench::run(async |bench| {
+    Testbed::run(async |testbed| {
         for fault in FAULTS {
-            let world = bench.world(&setting());
+            let world = testbed.world(&setting());
             let rotation = world.begin_rotation(&token("second", 0)).unwrap();
             let event = Event::parse(&step_event(&rotation, "createSecret"));
             print(&event);
@@ -144,8 +144,8 @@ fn what_comes_of_secrets_manager_is_safe_to_print() {
 #[test]
 fn a_refused_signature_does_not_show_what_was_signed() {
     const SAID: &str = "The request signature we calculated does not match the signature you provided.";
-    Bench::run(async |bench| {
-        let world = bench.world(&setting());
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&setting());
         let rotation = world.begin_rotation(&token("second", 0)).unwrap();
         let mut refusal = Refusal::new(StatusCode::BAD_REQUEST);
         refusal.code = Some("SignatureDoesNotMatch".to_owned());

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::server::Server;
-use crate::world::{ACCOUNT, SECRET, World};
+use testbed::{ACCOUNT, Executable, SECRET};
 
 /// So short an invocation ends soon where no connection comes about: the function tries again as long as it has time.
 const SHORT: Duration = Duration::from_secs(4);
@@ -88,7 +88,7 @@ impl Drop for Roots {
 }
 
 /// A secret with a good key. Its function calls Kosli at this host, and trusts one authority more than everybody does.
-async fn set_up(world: &mut World, host: &str, roots: &Roots, timeout: Duration) {
+async fn set_up(world: &mut Executable, host: &str, roots: &Roots, timeout: Duration) {
     world.configure(timeout, &[("KOSLI_HOST", host), ("SSL_CERT_FILE", roots.0.to_str().unwrap())]);
     let (id, key) = world.add_key(ACCOUNT, Role::Member);
     let value = json!({ "api_key": key, "org": "acme", "service_account": ACCOUNT, "key_id": id });
@@ -102,7 +102,7 @@ async fn a_trusted_certificate() {
     let roots = Roots::new(&authority);
     for versions in [&BOTH[..], &BOTH[1..]] {
         for name in ["127.0.0.1", "localhost"] {
-            let mut world = World::new(Clock::real(), &[]).await;
+            let mut world = Executable::new(env!("CARGO_BIN_EXE_kosli-key-rotation"), Clock::real(), &[]).await;
             let kosli = Server::listen(&world.emulator, Some(acceptor(&authority.sign(&right()), versions))).await;
             let host = format!("https://{name}:{}", kosli.address.port());
             set_up(&mut world, &host, &roots, Duration::from_secs(90)).await;
@@ -147,7 +147,7 @@ async fn certificates_that_are_not_to_be_trusted() {
     ] {
         let roots = roots.clone();
         cases.spawn(async move {
-            let mut world = World::new(Clock::real(), &[]).await;
+            let mut world = Executable::new(env!("CARGO_BIN_EXE_kosli-key-rotation"), Clock::real(), &[]).await;
             let kosli = Server::listen(&world.emulator, Some(acceptor(&certificate, &BOTH))).await;
             set_up(&mut world, &format!("https://{}", kosli.address), &roots, SHORT).await;
             assert_unreachable(world, name, words).await;
@@ -158,7 +158,7 @@ async fn certificates_that_are_not_to_be_trusted() {
 }
 
 /// Nothing was sent: the error says why, and nothing was changed.
-async fn assert_unreachable(world: World, name: &str, words: &str) {
+async fn assert_unreachable(world: Executable, name: &str, words: &str) {
     let rotation = world.begin(SECRET, json!({})).await;
     let before = world.versions(SECRET);
     let error = world.step(&rotation, "createSecret").await.expect_err(name);
@@ -196,7 +196,7 @@ async fn tls_before_1_2_and_no_tls_at_all() {
     ] {
         let roots = roots.clone();
         cases.spawn(async move {
-            let mut world = World::new(Clock::real(), &[]).await;
+            let mut world = Executable::new(env!("CARGO_BIN_EXE_kosli-key-rotation"), Clock::real(), &[]).await;
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             set_up(&mut world, &format!("https://{}", listener.local_addr().unwrap()), &roots, SHORT).await;
             let server = tokio::spawn(async move {

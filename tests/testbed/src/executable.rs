@@ -1,16 +1,9 @@
 //! The function's real executable, with Secrets Manager and Kosli around it: everything that happens goes over sockets.
 
-#![allow(dead_code, reason = "every test file uses a part of it")]
-
-#[allow(clippy::duplicate_mod, reason = "a test file may have both kinds of worlds, each of which searches")]
-#[path = "../support/canary.rs"]
-mod canary;
-
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use canary::Canaries;
 use emulator::kosli::{Key, Role};
 use emulator::process::FunctionProcess;
 use emulator::rotation::{Event, Retries, STEPS, rotate, step_event};
@@ -20,19 +13,18 @@ use emulator::{Call, Clock, Emulator};
 use reqwest::header::AUTHORIZATION;
 use serde_json::{Value, json};
 
-/// The organization, the service account and the secret of most tests.
-pub(crate) const ORG: &str = "acme";
-pub(crate) const ACCOUNT: &str = "ci";
-pub(crate) const SECRET: &str = "kosli/ci";
+use crate::canary::Canaries;
+use crate::values::{ADMIN_SECRET, ORG, SECRET};
 
-/// The service account of the admin key, and the secret that holds it.
-pub(crate) const ADMIN: &str = "admin";
-pub(crate) const ADMIN_SECRET: &str = "kosli/admin";
+/// The service account of the admin key.
+pub const ADMIN: &str = "admin";
 
 /// The emulator, one execution environment of the function, and a caller of both services.
-pub(crate) struct World {
-    pub(crate) emulator: Emulator,
-    pub(crate) process: FunctionProcess,
+pub struct Executable {
+    /// Both services.
+    pub emulator: Emulator,
+    /// The execution environment.
+    pub process: FunctionProcess,
     endpoint: String,
     http: reqwest::Client,
     /// What the function has answered, as text.
@@ -44,11 +36,11 @@ pub(crate) struct World {
 }
 
 /// A version as a test compares it: id, labels and value.
-pub(crate) type Seen = (String, BTreeSet<String>, Option<SecretValue>);
+pub type Seen = (String, BTreeSet<String>, Option<SecretValue>);
 
-impl World {
-    /// No secret and no key yet. The function logs as much as it can, so that whatever it must not log would be found.
-    pub(crate) async fn new(clock: Clock, variables: &[(&str, &str)]) -> Self {
+impl Executable {
+    /// No secret and no key yet, and a function that runs this file. It logs as much as it can, so that whatever it must not log would be found.
+    pub async fn new(executable: &str, clock: Clock, variables: &[(&str, &str)]) -> Self {
         let emulator = Emulator::new(clock);
         let address = emulator.listen("test", 0).await.unwrap();
         let verbose = [
@@ -59,7 +51,7 @@ impl World {
         ];
         let environment = verbose.iter().chain(variables);
         let environment = environment.map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
-        let function = Function { environment, ..Function::new(env!("CARGO_BIN_EXE_kosli-key-rotation")) };
+        let function = Function { environment, ..Function::new(executable) };
         Self {
             process: FunctionProcess::new(&emulator, "function", function),
             emulator,
@@ -72,7 +64,7 @@ impl World {
     }
 
     /// Gives the function, before its first invocation, another time-out and further variables.
-    pub(crate) fn configure(&mut self, timeout: Duration, variables: &[(&str, &str)]) {
+    pub fn configure(&mut self, timeout: Duration, variables: &[(&str, &str)]) {
         let mut function = Function { timeout, ..self.process.function().clone() };
         let variables = variables.iter().map(|&(name, value)| (name.to_owned(), value.to_owned()));
         function.environment.extend(variables);
@@ -80,12 +72,12 @@ impl World {
     }
 
     /// Where both services listen.
-    pub(crate) fn endpoint(&self) -> &str {
+    pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
     /// Makes a key: its id and its value.
-    pub(crate) fn add_key(&self, account: &str, role: Role) -> (String, String) {
+    pub fn add_key(&self, account: &str, role: Role) -> (String, String) {
         let now = self.emulator.clock().now();
         let expires_at = now + Duration::from_secs(90 * 86_400);
         self.emulator.with_kosli(|kosli| {
@@ -95,27 +87,27 @@ impl World {
     }
 
     /// Makes the admin key, and the secret that holds it.
-    pub(crate) async fn add_admin(&self) -> (String, String) {
+    pub async fn add_admin(&self) -> (String, String) {
         let (id, value) = self.add_key(ADMIN, Role::Admin);
         self.create_secret(ADMIN_SECRET, json!({ "SecretString": value })).await;
         (id, value)
     }
 
     /// Makes a secret; `fields` are those of `CreateSecret` besides name and version id.
-    pub(crate) async fn create_secret(&self, name: &str, mut fields: Value) -> Value {
+    pub async fn create_secret(&self, name: &str, mut fields: Value) -> Value {
         fields["Name"] = name.into();
         fields["ClientRequestToken"] = self.new_version_id().into();
         self.aws("CreateSecret", fields).await
     }
 
     /// Puts a tag on the secret.
-    pub(crate) async fn tag(&self, name: &str, value: &str) {
+    pub async fn tag(&self, name: &str, value: &str) {
         let tags = json!([{ "Key": name, "Value": value }]);
         self.aws("TagResource", json!({ "SecretId": SECRET, "Tags": tags })).await;
     }
 
     /// Asks for a rotation as a person does, over HTTP, and says what the service is about to do.
-    pub(crate) async fn begin(&self, name: &str, mut options: Value) -> RotationRequest {
+    pub async fn begin(&self, name: &str, mut options: Value) -> RotationRequest {
         options["SecretId"] = name.into();
         options["RotationLambdaARN"] = self.process.function().arn().into();
         if options.get("ClientRequestToken").is_none() {
@@ -128,7 +120,7 @@ impl World {
     }
 
     /// Lets the service drive a rotation to its end: one attempt, because nothing is to fail.
-    pub(crate) async fn run(&self, rotation: &RotationRequest) -> Event {
+    pub async fn run(&self, rotation: &RotationRequest) -> Event {
         let retries = Retries { attempts: 1, ..Retries::default() };
         // Shown by a test that fails.
         let observe = |_: &RotationRequest, event: &Event| println!("{event}");
@@ -136,20 +128,20 @@ impl World {
     }
 
     /// A whole rotation that has to succeed.
-    pub(crate) async fn rotate(&self, name: &str) -> RotationRequest {
+    pub async fn rotate(&self, name: &str) -> RotationRequest {
         let rotation = self.begin(name, json!({})).await;
         assert_eq!(self.run(&rotation).await, Event::Succeeded);
         rotation
     }
 
     /// Delivers one step.
-    pub(crate) async fn step(&self, rotation: &RotationRequest, step: &str) -> Outcome {
+    pub async fn step(&self, rotation: &RotationRequest, step: &str) -> Outcome {
         assert!(STEPS.contains(&step), "{step}");
         self.invoke(&step_event(rotation, step)).await
     }
 
     /// Delivers an event.
-    pub(crate) async fn invoke(&self, event: &Value) -> Outcome {
+    pub async fn invoke(&self, event: &Value) -> Outcome {
         let outcome = self.process.invoke(event).await;
         self.answers.lock().unwrap().push(match &outcome {
             Ok(answer) => answer.to_string(),
@@ -159,12 +151,12 @@ impl World {
     }
 
     /// What the function has answered so far, as text.
-    pub(crate) fn answers(&self) -> Vec<String> {
+    pub fn answers(&self) -> Vec<String> {
         self.answers.lock().unwrap().clone()
     }
 
     /// A call to Secrets Manager that has to succeed; some of its answers are empty.
-    pub(crate) async fn aws(&self, operation: &str, input: Value) -> Value {
+    pub async fn aws(&self, operation: &str, input: Value) -> Value {
         let request = self
             .http
             .post(&self.endpoint)
@@ -178,13 +170,13 @@ impl World {
     }
 
     /// What readers of the secret get: `GetSecretValue` without anything but the name.
-    pub(crate) async fn read(&self, name: &str) -> String {
+    pub async fn read(&self, name: &str) -> String {
         let answer = self.aws("GetSecretValue", json!({ "SecretId": name })).await;
         answer["SecretString"].as_str().unwrap().to_owned()
     }
 
     /// Whether Kosli lets somebody in with this key.
-    pub(crate) async fn kosli_accepts(&self, key: &str) -> bool {
+    pub async fn kosli_accepts(&self, key: &str) -> bool {
         let url = format!("{}/api/v2/environments/{ORG}", self.endpoint);
         let status = self.http.get(url).bearer_auth(key).send().await.unwrap().status().as_u16();
         assert!([200, 401].contains(&status), "{status}");
@@ -192,24 +184,24 @@ impl World {
     }
 
     /// Every key there ever was, oldest first.
-    pub(crate) fn keys(&self) -> Vec<Key> {
+    pub fn keys(&self) -> Vec<Key> {
         self.emulator.with_kosli(|kosli| kosli.keys().cloned().collect())
     }
 
     /// The key that was minted last.
-    pub(crate) fn newest_key(&self) -> Key {
+    pub fn newest_key(&self) -> Key {
         self.keys().pop().unwrap()
     }
 
     /// The id of the version with this label.
-    pub(crate) fn labelled(&self, name: &str, label: &str) -> Option<String> {
+    pub fn labelled(&self, name: &str, label: &str) -> Option<String> {
         self.emulator.with_secrets_manager(|service| {
             service.secret(name).unwrap().versions.labelled(label).map(|version| version.id.clone())
         })
     }
 
     /// All versions of a secret.
-    pub(crate) fn versions(&self, name: &str) -> Vec<Seen> {
+    pub fn versions(&self, name: &str) -> Vec<Seen> {
         self.emulator.with_secrets_manager(|service| {
             let versions = service.secret(name).map(|secret| secret.versions.clone()).unwrap_or_default();
             versions.iter().map(|version| (version.id.clone(), version.stages.clone(), version.value.clone())).collect()
@@ -217,13 +209,13 @@ impl World {
     }
 
     /// The calls that the function has made, in the order of their arrival.
-    pub(crate) fn calls(&self) -> Vec<Call> {
+    pub fn calls(&self) -> Vec<Call> {
         self.emulator.calls().into_iter().filter(|call| call.tag == "function").collect()
     }
 
     /// Ends the process, and looks for key values and rotation tokens where none may be (promise I5): in what the function
     /// has answered and in all that it has written.
-    pub(crate) async fn end(self) {
+    pub async fn end(self) {
         self.process.stop().await;
         let mut said = self.answers();
         said.extend(self.process.output());
@@ -231,7 +223,7 @@ impl World {
     }
 
     /// The first line in which there is a piece of a key, of a rotation token, or of one of these.
-    pub(crate) fn find_secret<'a>(&self, text: &str, others: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    pub fn find_secret<'a>(&self, text: &str, others: impl IntoIterator<Item = &'a str>) -> Option<String> {
         let mut canaries = Canaries::default();
         self.emulator.with_kosli(|kosli| canaries.add(kosli.keys().map(|key| key.value.as_str())));
         canaries.add(self.rotation_tokens.lock().unwrap().iter().map(String::as_str));

@@ -19,7 +19,7 @@ const STANDARD: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 const URL_SAFE: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 /// What must not get out.
-pub(crate) struct Canaries {
+pub struct Canaries {
     known: HashSet<String>,
     pieces: HashMap<u128, &'static str>,
     sieve: Vec<u64>,
@@ -33,7 +33,7 @@ impl Default for Canaries {
 
 impl Canaries {
     /// From now on nothing of these may be in what is searched, and no piece of them.
-    pub(crate) fn add<'a>(&mut self, secrets: impl IntoIterator<Item = &'a str>) {
+    pub fn add<'a>(&mut self, secrets: impl IntoIterator<Item = &'a str>) {
         if self.pieces.len() > MOST_PIECES {
             *self = Self::default();
         }
@@ -65,7 +65,7 @@ impl Canaries {
     }
 
     /// The first line with a piece of a canary in it, and how it was written; `None`: all is well.
-    pub(crate) fn find(&self, text: &[u8]) -> Option<String> {
+    pub fn find(&self, text: &[u8]) -> Option<String> {
         const WHOLE: u128 = (1 << (8 * PIECE)) - 1;
         let (mut piece, mut last, mut suspicious, mut begin) = (0_u128, 0, false, 0);
         for (at, &byte) in text.iter().chain(b"\n").enumerate() {
