@@ -14,6 +14,7 @@
 //! - [`faults`]: what can go wrong with a call
 //! - [`runtime_api`]: what a function that polls is told, and what it reports
 //! - [`process`]: the function's executable, run as Lambda runs it
+//! - [`lambda_endpoint`]: the same function behind an address that invokes it as Lambda's does, `sam local start-lambda` for one
 //! - [`rotation`]: what Secrets Manager does once `RotateSecret` has been called
 //! - `control`: what a person may see and change over HTTP
 //! - [`demo`]: one rotation, told as it happens
@@ -27,6 +28,7 @@ mod fault_plan;
 pub mod faults;
 mod hook;
 pub mod kosli;
+pub mod lambda_endpoint;
 pub mod process;
 mod quota;
 mod reply;
