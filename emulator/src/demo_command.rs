@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use emulator::demo::{self, Ended, Options, USAGE};
 
-use crate::serve;
+use crate::serve::{self, Invoked};
 
 /// The function's package and executable.
 const FUNCTION: &str = "kosli-key-rotation";
@@ -32,7 +32,8 @@ pub(crate) async fn run(arguments: &[&str]) -> Result<ExitCode, String> {
     if options.serve {
         println!();
         let function = ended.world.function(function);
-        serve::stay_up(ended.world.emulator, ended.world.address, function).await?;
+        let invoked = Invoked::process(&ended.world.emulator, function);
+        serve::stay_up(ended.world.emulator, ended.world.address, invoked).await?;
     } else {
         println!(
             "Play with it: cargo demo --serve. Break it: cargo demo --fault rotate#1=drop-after. More: cargo demo --help"

@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::pin;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -122,7 +122,8 @@ impl Execution {
             process.ended().await;
         }
         let environment = Arc::new(Environment::default());
-        let (address, port) = self.emulator.listen_for(&self.tag, 0, environment.clone(), None).await?;
+        let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let (address, port) = self.emulator.listen_for(&self.tag, loopback, environment.clone(), None).await?;
         let process = Arc::new(self.start(address, environment, port)?);
         *lock(&self.process) = Some(process.clone());
         Ok(process)

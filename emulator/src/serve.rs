@@ -1,15 +1,16 @@
 //! `emulator serve`: everything on one port, for a person with the `aws` command line and `curl`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use emulator::faults::Rule;
 use emulator::kosli::Role;
+use emulator::lambda_endpoint::LambdaEndpoint;
 use emulator::process::{FunctionProcess, invoke_external};
 use emulator::rotation::{self, Event, Retries};
-use emulator::runtime_api::Function;
+use emulator::runtime_api::{Function, Outcome};
 use emulator::secrets_manager::RotationRequest;
 use emulator::{Call, Clock, Emulator, Hook, Identity};
 use http::Request;
@@ -17,18 +18,37 @@ use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
 const USAGE: &str = "\
-emulator serve [--port NUMBER] [--function PATH] [--env NAME=VALUE]... [--https CA_FILE | --https-pem FILE]
-               [--fault FAULT]...
+emulator serve [--listen ADDRESS] [--port NUMBER] [--function PATH | --lambda-endpoint URL] [--env NAME=VALUE]...
+               [--https CA_FILE | --https-pem FILE] [--tls-name NAME]... [--fault FAULT]...
 
-  --port NUMBER       the port on 127.0.0.1 (default 7878; 0: a free one)
+  --listen ADDRESS    an address of this machine (default 127.0.0.1, which nobody else reaches): 172.17.0.1, for containers
+                      of a Docker engine on Linux; scripts/sam-local finds it out
+  --port NUMBER       the port (default 7878; 0: a free one)
   --function PATH     the function's executable, which RotateSecret runs: target/debug/kosli-key-rotation
                       (default: wait for a function that somebody else starts, in a debugger for example)
+  --lambda-endpoint URL
+                      instead, where RotateSecret invokes the function that it is given: http://127.0.0.1:3001 for
+                      `sam local start-lambda`
   --env NAME=VALUE    a variable of the function, such as KOSLI_GRACE_PERIOD_HOURS=1; may be repeated
   --https CA_FILE     HTTPS as well, on a free port, for localhost and 127.0.0.1, with a certificate made up at each start;
                       CA_FILE is written: the authority that clients are to trust (SSL_CERT_FILE=CA_FILE)
+  --tls-name NAME     with --https, a further name or address that the certificate is for, such as host.docker.internal;
+                      may be repeated. The address of --listen is one
   --https-pem FILE    the same with the certificates and the private key of a PEM file
   --fault FAULT       what goes wrong, such as rotate#1=drop-after or PutSecretValue#1..3=error-before:503; may be
                       repeated. `curl http://127.0.0.1:7878/_emulator` lists all faults and what else can be done.";
+
+const OPTIONS: [&str; 9] = [
+    "--listen",
+    "--port",
+    "--function",
+    "--lambda-endpoint",
+    "--env",
+    "--https",
+    "--https-pem",
+    "--tls-name",
+    "--fault",
+];
 
 const DEFAULT_PORT: u16 = 7878;
 
@@ -39,10 +59,13 @@ const ACCOUNT: &str = "ci";
 
 #[derive(Debug)]
 struct Options {
+    listen: IpAddr,
     port: u16,
     function: Option<PathBuf>,
+    lambda_endpoint: Option<LambdaEndpoint>,
     environment: Vec<(String, String)>,
     https: Option<Https>,
+    tls_names: Vec<String>,
     faults: Vec<Rule>,
 }
 
@@ -63,63 +86,123 @@ pub(crate) async fn run(arguments: &[&str]) -> Result<(), String> {
     }
     let options = Options::parse(arguments)?;
     let emulator = Emulator::new(Clock::real());
-    let address = emulator.listen("serve", options.port).await.map_err(|error| {
-        let port = options.port;
+    let address = emulator.listen_on("serve", (options.listen, options.port).into(), None).await.map_err(|error| {
         format!(
-            "cannot listen on port {port} of 127.0.0.1 ({error}); choose another one with --port, or 0 for a free one"
+            "cannot listen on port {} of {} ({error}); choose another one with --port, or 0 for a free one",
+            options.port, options.listen
         )
     })?;
     seed(&emulator)?;
     if let Some(https) = &options.https {
-        listen_with_tls(&emulator, https).await?;
+        listen_with_tls(&emulator, https, &options).await?;
     }
+    warning(options.listen).iter().for_each(|warning| println!("{warning}"));
     options.faults.iter().for_each(|rule| emulator.faults().add(rule.clone()));
-    let function = Function {
-        environment: options.environment.clone(),
-        ..Function::new(options.function.clone().unwrap_or_default())
+    let invoked = match (options.function, options.lambda_endpoint) {
+        (_, Some(endpoint)) => Invoked::Endpoint(endpoint),
+        (Some(executable), None) => {
+            let function = Function { environment: options.environment, ..Function::new(executable) };
+            Invoked::process(&emulator, function)
+        }
+        (None, None) => Invoked::Polling(Function::new(PathBuf::new())),
     };
-    stay_up(emulator, address, function).await
+    stay_up(emulator, address, invoked).await
 }
 
-/// Lets a person play with what there is, until it is interrupted. A function without an executable is one that somebody
-/// else starts.
-pub(crate) async fn stay_up(emulator: Emulator, address: SocketAddr, function: Function) -> Result<(), String> {
-    let function = Function { on_line: Some(Arc::new(|line| println!("  function | {line}"))), ..function };
-    let runs_it = !function.executable.as_os_str().is_empty();
-    let process = runs_it.then(|| FunctionProcess::new(&emulator, "function", function.clone()));
-    emulator.set_hook(Arc::new(Narrator { process: process.clone() }));
-    print_welcome(&emulator, &format!("http://{address}"), &function);
+/// What RotateSecret invokes.
+#[derive(Clone)]
+pub(crate) enum Invoked {
+    /// An executable, which is run here.
+    Process(FunctionProcess),
+    /// A function that somebody else starts, and that polls the Runtime API here.
+    Polling(Function),
+    /// A function that something else runs.
+    Endpoint(LambdaEndpoint),
+}
+
+impl Invoked {
+    /// An executable whose lines are printed.
+    pub(crate) fn process(emulator: &Emulator, function: Function) -> Self {
+        let function = Function { on_line: Some(Arc::new(|line| println!("  function | {line}"))), ..function };
+        Self::Process(FunctionProcess::new(emulator, "function", function))
+    }
+
+    async fn invoke(&self, emulator: &Emulator, event: &Value) -> Outcome {
+        match self {
+            Self::Process(process) => process.invoke(event).await,
+            Self::Polling(function) => invoke_external(emulator, function, event).await,
+            Self::Endpoint(endpoint) => endpoint.invoke(emulator, event).await,
+        }
+    }
+}
+
+/// Lets a person play with what there is, until it is interrupted.
+pub(crate) async fn stay_up(emulator: Emulator, address: SocketAddr, invoked: Invoked) -> Result<(), String> {
+    emulator.set_hook(Arc::new(Narrator { invoked: invoked.clone() }));
+    print_welcome(&emulator, &format!("http://{}", asked_at(address)), &invoked);
 
     let invoking = emulator.clone();
     let invoke = move |event: Value| {
-        let (emulator, function, process) = (invoking.clone(), function.clone(), process.clone());
-        async move {
-            match process {
-                Some(process) => process.invoke(&event).await,
-                None => invoke_external(&emulator, &function, &event).await,
-            }
-        }
+        let (emulator, invoked) = (invoking.clone(), invoked.clone());
+        async move { invoked.invoke(&emulator, &event).await }
     };
     tokio::spawn(rotation::drive(emulator, Retries::default(), invoke, narrate));
     interrupted().await.map_err(|error| error.to_string())
 }
 
+/// The address at which this machine reaches what listens on every interface.
+fn asked_at(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => (Ipv4Addr::LOCALHOST, address.port()).into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => (Ipv6Addr::LOCALHOST, address.port()).into(),
+        _ => address,
+    }
+}
+
+/// What an address beyond the loopback interface opens.
+fn warning(address: IpAddr) -> Option<String> {
+    if address.is_loopback() {
+        return None;
+    }
+    let reached = if address.is_unspecified() { "any address of this machine".to_owned() } else { address.to_string() };
+    Some(format!(
+        "OPEN: whoever reaches {reached}, from a container or from another machine, can use and change everything here, \
+         and invoke the function. The default, 127.0.0.1, is for this machine alone."
+    ))
+}
+
 impl Options {
     fn parse(arguments: &[&str]) -> Result<Self, String> {
-        let mut options =
-            Self { port: DEFAULT_PORT, function: None, environment: Vec::new(), https: None, faults: Vec::new() };
+        let mut options = Self {
+            listen: Ipv4Addr::LOCALHOST.into(),
+            port: DEFAULT_PORT,
+            function: None,
+            lambda_endpoint: None,
+            environment: Vec::new(),
+            https: None,
+            tls_names: Vec::new(),
+            faults: Vec::new(),
+        };
         let mut arguments = arguments.iter();
         while let Some(&name) = arguments.next() {
-            if !["--port", "--function", "--env", "--https", "--https-pem", "--fault"].contains(&name) {
+            if !OPTIONS.contains(&name) {
                 return Err(format!("\"{name}\" is not an option of serve.\n\n{USAGE}"));
             }
             let value = *arguments.next().ok_or_else(|| format!("{name} needs a value.\n\n{USAGE}"))?;
             match name {
+                "--listen" => {
+                    let why =
+                        |_| format!("--listen takes an address of this machine, such as 172.17.0.1, not \"{value}\"");
+                    options.listen = value.parse().map_err(why)?;
+                }
                 "--port" => {
                     options.port =
                         value.parse().map_err(|_| format!("--port takes a number from 0 to 65535, not \"{value}\""))?;
                 }
                 "--function" => options.function = Some(executable(value)?),
+                "--lambda-endpoint" => {
+                    options.lambda_endpoint = Some(value.parse().map_err(|why| format!("--lambda-endpoint: {why}"))?);
+                }
                 "--env" => {
                     let (name, value) =
                         value.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(|| {
@@ -129,17 +212,30 @@ impl Options {
                 }
                 "--https" => options.https = Some(Https::MadeUp(value.into())),
                 "--https-pem" => options.https = Some(Https::Pem(value.into())),
+                "--tls-name" => options.tls_names.push(value.to_owned()),
                 _ => options.faults.push(value.parse().map_err(|error| format!("--fault: {error}"))?),
             }
+        }
+        if options.lambda_endpoint.is_some() && (options.function.is_some() || !options.environment.is_empty()) {
+            return Err(
+                "--lambda-endpoint goes without --function and --env: whatever is there runs the function".to_owned()
+            );
+        }
+        if !options.tls_names.is_empty() && !matches!(options.https, Some(Https::MadeUp(_))) {
+            return Err("--tls-name needs --https: it is a name in the certificate that is made up".to_owned());
         }
         Ok(options)
     }
 }
 
-async fn listen_with_tls(emulator: &Emulator, https: &Https) -> Result<(), String> {
+async fn listen_with_tls(emulator: &Emulator, https: &Https, options: &Options) -> Result<(), String> {
+    let names = if options.listen.is_loopback() { vec!["localhost".to_owned()] } else { Vec::new() };
+    let names: Vec<String> = names.into_iter().chain(options.tls_names.iter().cloned()).collect();
     let (identity, trust) = match https {
         Https::MadeUp(file) => {
-            let (identity, authority) = Identity::made_up().map_err(|error| format!("--https: {error}"))?;
+            let address = (!options.listen.is_unspecified()).then(|| options.listen.to_string());
+            let further: Vec<String> = options.tls_names.iter().cloned().chain(address).collect();
+            let (identity, authority) = Identity::made_up_for(&further).map_err(|error| format!("--https: {error}"))?;
             std::fs::write(file, authority).map_err(|error| format!("--https: {}: {error}", file.display()))?;
             (identity, format!(" to who is started with SSL_CERT_FILE={}", file.display()))
         }
@@ -149,8 +245,10 @@ async fn listen_with_tls(emulator: &Emulator, https: &Https) -> Result<(), Strin
             (identity, String::new())
         }
     };
-    let address = emulator.listen_with_tls("serve", 0, &identity).await.map_err(|error| error.to_string())?;
-    println!("Secrets Manager and Kosli listen on https://{address} and https://localhost:{}{trust}.", address.port());
+    let listening = emulator.listen_on("serve", (options.listen, 0).into(), Some(&identity)).await;
+    let address = asked_at(listening.map_err(|error| error.to_string())?);
+    let named: String = names.iter().map(|name| format!(" and https://{name}:{}", address.port())).collect();
+    println!("Secrets Manager and Kosli listen on https://{address}{named}{trust}.");
     Ok(())
 }
 
@@ -183,7 +281,7 @@ fn seed(emulator: &Emulator) -> Result<(), String> {
     if answer.status().is_success() { Ok(()) } else { Err(String::from_utf8_lossy(answer.body()).into_owned()) }
 }
 
-fn print_welcome(emulator: &Emulator, endpoint: &str, function: &Function) {
+fn print_welcome(emulator: &Emulator, endpoint: &str, invoked: &Invoked) {
     println!(
         "\
 EMULATOR: nothing here is AWS or Kosli, every key is made up, and nothing is kept.
@@ -199,12 +297,12 @@ Paste into another terminal:
   curl {endpoint}/_emulator/state
   curl {endpoint}/_emulator
 ",
-        arn = function.arn(),
+        arn = Function::new(PathBuf::new()).arn(),
     );
-    if !function.executable.as_os_str().is_empty() {
-        println!("RotateSecret runs {}.", function.executable.display());
-    } else {
-        println!(
+    match invoked {
+        Invoked::Process(process) => println!("RotateSecret runs {}.", process.function().executable.display()),
+        Invoked::Endpoint(lambda) => println!("RotateSecret invokes the function at {lambda}."),
+        Invoked::Polling(function) => println!(
             "\
 RotateSecret waits up to {} s for a function that you start yourself, with these variables:
 
@@ -213,7 +311,7 @@ RotateSecret waits up to {} s for a function that you start yourself, with these
             function.timeout.as_secs(),
             api = endpoint.trim_start_matches("http://"),
             name = function.name,
-        );
+        ),
     }
     for (rule, _) in emulator.faults().rules() {
         println!("Fault: {rule}");
@@ -223,7 +321,7 @@ RotateSecret waits up to {} s for a function that you start yourself, with these
 
 /// Prints every call, and kills the function where a fault says so.
 struct Narrator {
-    process: Option<FunctionProcess>,
+    invoked: Invoked,
 }
 
 impl Hook for Narrator {
@@ -232,8 +330,8 @@ impl Hook for Narrator {
     }
 
     fn kill(&self, call: &Call) {
-        match &self.process {
-            Some(process) if call.tag == "function" => drop(process.kill()),
+        match &self.invoked {
+            Invoked::Process(process) if call.tag == "function" => drop(process.kill()),
             _ => println!("  fault    | there is no process to kill: the connection is dropped all the same"),
         }
     }
@@ -250,5 +348,35 @@ async fn interrupted() -> std::io::Result<()> {
     tokio::select! {
         result = tokio::signal::ctrl_c() => result,
         _ = terminated.recv() => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_others_reach_is_said_to_be_open() {
+        for (address, said) in [
+            ("127.0.0.1", None),
+            ("127.0.0.2", None),
+            ("::1", None),
+            ("172.17.0.1", Some("whoever reaches 172.17.0.1,")),
+            ("0.0.0.0", Some("whoever reaches any address of this machine,")),
+            ("::", Some("whoever reaches any address of this machine,")),
+        ] {
+            let warning = warning(address.parse().expect("an address"));
+            assert_eq!(warning.is_some(), said.is_some(), "{address}");
+            assert!(warning.unwrap_or_default().contains(said.unwrap_or_default()), "{address}");
+        }
+    }
+
+    #[test]
+    fn what_listens_everywhere_is_asked_here() {
+        for (listening, asked) in
+            [("0.0.0.0:7878", "127.0.0.1:7878"), ("[::]:7878", "[::1]:7878"), ("172.17.0.1:7878", "172.17.0.1:7878")]
+        {
+            assert_eq!(asked_at(listening.parse().expect("an address")).to_string(), asked);
+        }
     }
 }

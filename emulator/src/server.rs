@@ -43,14 +43,24 @@ impl Emulator {
     ///
     /// Calls that come through this port carry `tag`: this is how executions are told apart.
     pub async fn listen(&self, tag: &str, port: u16) -> io::Result<SocketAddr> {
-        let (address, _) = self.listen_for(tag, port, self.environment().clone(), None).await?;
-        Ok(address)
+        self.listen_on(tag, SocketAddr::from((Ipv4Addr::LOCALHOST, port)), None).await
     }
 
     /// The same over HTTPS. The address stands for `https://127.0.0.1` and for `https://localhost` with its port.
     pub async fn listen_with_tls(&self, tag: &str, port: u16, identity: &Identity) -> io::Result<SocketAddr> {
-        let acceptor = Some(identity.acceptor());
-        let (address, _) = self.listen_for(tag, port, self.environment().clone(), acceptor).await?;
+        self.listen_on(tag, SocketAddr::from((Ipv4Addr::LOCALHOST, port)), Some(identity)).await
+    }
+
+    /// The same at any address of this machine, over HTTPS where there is an identity. Whoever reaches an address beyond the loopback
+    /// interface may do everything here.
+    pub async fn listen_on(
+        &self,
+        tag: &str,
+        address: SocketAddr,
+        identity: Option<&Identity>,
+    ) -> io::Result<SocketAddr> {
+        let acceptor = identity.map(Identity::acceptor);
+        let (address, _) = self.listen_for(tag, address, self.environment().clone(), acceptor).await?;
         Ok(address)
     }
 
@@ -58,11 +68,11 @@ impl Emulator {
     pub(crate) async fn listen_for(
         &self,
         tag: &str,
-        port: u16,
+        address: SocketAddr,
         environment: Arc<Environment>,
         tls: Option<TlsAcceptor>,
     ) -> io::Result<(SocketAddr, AbortHandle)> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
+        let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let emulator = self.clone();
         let port = Port { tag: tag.into(), environment };

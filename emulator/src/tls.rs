@@ -11,7 +11,7 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// How a server that speaks HTTPS proves that it is `localhost` and `127.0.0.1`.
+/// How a server that speaks HTTPS proves that it is `localhost` and `127.0.0.1`, or what else it is called.
 #[derive(Clone)]
 pub struct Identity {
     config: Arc<ServerConfig>,
@@ -26,6 +26,14 @@ impl Identity {
     /// # Errors
     /// There is no randomness to be had.
     pub fn made_up() -> Result<(Self, String), Unusable> {
+        Self::made_up_for(&[])
+    }
+
+    /// The same for more than `localhost` and `127.0.0.1`: for further names and addresses of this server.
+    ///
+    /// # Errors
+    /// One of them is no name that a certificate can have.
+    pub fn made_up_for(further: &[String]) -> Result<(Self, String), Unusable> {
         let root_key = KeyPair::generate()?;
         let root_params = authority("the emulator's root")?;
         let root = root_params.self_signed(&root_key)?;
@@ -38,7 +46,8 @@ impl Identity {
         let intermediate_issuer = Issuer::new(intermediate_params, intermediate_key);
 
         let key = KeyPair::generate()?;
-        let mut params = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()])?;
+        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()].into_iter().chain(further.iter().cloned());
+        let mut params = CertificateParams::new(names.collect::<Vec<_>>())?;
         params.distinguished_name.push(DnType::CommonName, "the emulator");
         let certificate = params.signed_by(&key, &intermediate_issuer)?;
 

@@ -129,6 +129,15 @@ async fn serve_explains_its_options() {
         (vec!["serve", "--https", "no/such/folder/authority.pem"], "--https: no/such/folder/authority.pem: "),
         (vec!["serve", "--https-pem", "no/such/file"], "--https-pem: no/such/file: "),
         (vec!["serve", "--env", "X"], "--env takes NAME=VALUE"),
+        (
+            vec!["serve", "--listen", "here"],
+            "--listen takes an address of this machine, such as 172.17.0.1, not \"here\"",
+        ),
+        // Kept for documentation (RFC 5737): no machine has it.
+        (vec!["serve", "--listen", "192.0.2.1"], "cannot listen on port 7878 of 192.0.2.1 "),
+        (vec!["serve", "--tls-name", "host.docker.internal"], "--tls-name needs --https"),
+        (vec!["serve", "--lambda-endpoint", "https://x"], "--lambda-endpoint: it takes http:// and a host"),
+        (vec!["serve", "--lambda-endpoint", "http://x", "--env", "A=b"], "--lambda-endpoint goes without"),
         (vec!["serve", "--fault", "rotate"], "--fault: \"rotate\" names no fault"),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_emulator")).args(&arguments).output().await.unwrap();

@@ -125,6 +125,20 @@ async fn serve_speaks_https_and_says_whom_to_trust() {
     assert!(ask(address.1, &certificate.pem(), "localhost", BOTH).await.unwrap().starts_with("HTTP/1.1 401 "));
 }
 
+/// A container calls the machine that it runs on by a name of its own, and through another address than the loopback interface's first.
+#[tokio::test]
+async fn serve_listens_where_it_is_told_and_is_certified_for_further_names() {
+    let trusted = file("named-authority.pem");
+    let options = ["--https", trusted.to_str().unwrap(), "--listen", "127.0.0.2", "--tls-name", "host.docker.internal"];
+    let (_serve, address) = serve(&options).await;
+    assert_eq!(address.ip().to_string(), "127.0.0.2");
+    let authority = std::fs::read_to_string(&trusted).unwrap();
+    for name in ["host.docker.internal", "127.0.0.2", "localhost"] {
+        assert!(ask(address, &authority, name, BOTH).await.unwrap().starts_with("HTTP/1.1 401 "), "{name}");
+    }
+    assert!(TcpStream::connect(("127.0.0.1", address.port())).await.is_err());
+}
+
 /// Starts the program; it ends with the handle. The line about HTTPS names its address.
 async fn serve(options: &[&str]) -> (tokio::process::Child, SocketAddr) {
     let mut serve = Command::new(env!("CARGO_BIN_EXE_emulator"))
