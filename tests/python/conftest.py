@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from json import dumps, loads
 from pathlib import Path
 
@@ -17,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug"
 FUNCTION = TARGET / "kosli-key-rotation"
 SCRIPTS = Path(sys.executable).parent
+KOSLI = ROOT / "tests/kosli-cli/node_modules/.bin/kosli"
 
 # Nobody checks them, but a client without any does not even send a request.
 CREDENTIALS = {
@@ -40,6 +42,12 @@ def request(method, url, body=None, key=None):
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def eventually(look, seconds=30):
@@ -67,9 +75,9 @@ class Emulator:
         found = re.search(r"listen on (http://\S+) ", self.log.read_text())
         return found and found[1]
 
-    def add_key(self, account):
+    def add_key(self, account, role="member"):
         """Makes a key for a service account of the organization acme: its id and its value."""
-        account = {"org": "acme", "service_account": account, "role": "member"}
+        account = {"org": "acme", "service_account": account, "role": role}
         status, answer = request("POST", f"{self.endpoint}/_emulator/kosli/keys", account)
         assert status == 200, answer
         key = loads(answer)
@@ -99,11 +107,15 @@ def emulator(tmp_path):
 @pytest.fixture
 def moto(tmp_path):
     """moto's server: its endpoint."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with moto_server(tmp_path) as endpoint:
+        yield endpoint
+
+
+@contextmanager
+def moto_server(folder):
+    port = free_port()
     endpoint = f"http://127.0.0.1:{port}"
-    log = tmp_path / "moto.log"
+    log = folder / "moto.log"
     with log.open("w") as output:
         command = [SCRIPTS / "moto_server", "--host", "127.0.0.1", "--port", str(port)]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
@@ -115,7 +127,9 @@ def moto(tmp_path):
         except OSError:
             return False
 
-    eventually(is_up)
-    yield endpoint
-    process.terminate()
-    process.wait(10)
+    try:
+        eventually(is_up)
+        yield endpoint
+    finally:
+        process.terminate()
+        process.wait(10)

@@ -13,7 +13,7 @@ PREFIX = "/2018-06-01/runtime/invocation/"
 class RuntimeApi:
     """Runs the executable, and invokes it."""
 
-    def __init__(self, executable, variables, log):
+    def __init__(self, executable, variables, log, arn="arn:aws:lambda:eu-west-1:123456789012:function:f"):
         events, self._outcomes = Queue(), Queue()
         self._events, outcomes = events, self._outcomes
 
@@ -25,7 +25,7 @@ class RuntimeApi:
                 self.send_response(200)
                 self.send_header("Lambda-Runtime-Aws-Request-Id", "1")
                 self.send_header("Lambda-Runtime-Deadline-Ms", str(int((time.time() + 90) * 1000)))
-                self.send_header("Lambda-Runtime-Invoked-Function-Arn", "arn:aws:lambda:eu-west-1:123456789012:function:f")
+                self.send_header("Lambda-Runtime-Invoked-Function-Arn", arn)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
@@ -59,10 +59,14 @@ class RuntimeApi:
 
     def invoke(self, event):
         """What the function answers; an error fails the test."""
-        self._events.put(event)
-        how, answer = self._outcomes.get(timeout=60)
+        how, answer = self.outcome(event)
         assert how == "1/response", answer
         return answer
+
+    def outcome(self, event):
+        """`1/response` and what the function answers, or `1/error` and the error."""
+        self._events.put(event)
+        return self._outcomes.get(timeout=60)
 
     def stop(self):
         self._process.kill()

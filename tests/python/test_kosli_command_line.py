@@ -1,0 +1,86 @@
+"""Kosli's own command line against the emulator: what it makes the function rotates, and what the function makes it shows."""
+
+from json import dumps, loads
+
+import pytest
+from commands import FUNCTION_ARN, World
+
+
+@pytest.fixture
+def world(emulator, tmp_path):
+    running = World(emulator, "http://127.0.0.1:9", tmp_path)
+    yield running
+    running.stop()
+
+
+def kosli(world, command, token=None, account="ci"):
+    """What the command prints, as JSON where there is something to print."""
+    of_account = f" --service-account {account}" if "api-key" in command else ""
+    as_json = " --output json" if not command.startswith(("create service-account", "delete")) else ""
+    variables = f"KOSLI_API_TOKEN={token} " if token else ""
+    printed = world.run(f"{variables}kosli {command}{of_account} --org acme{as_json}")
+    return loads(printed) if as_json else printed
+
+
+def test_a_keys_whole_life(world):
+    created = kosli(world, "create api-key --description 'made by hand'")
+    got = kosli(world, f"get api-key {created['id']}")
+    assert (got["id"], got["description"], got["last_used_at"]) == (created["id"], "made by hand", 0) and "key" not in got
+    assert kosli(world, "list environments", token=created["key"]) == []
+    listed = {key["id"]: key for key in kosli(world, "list api-keys")}
+    assert len(listed) == 2 and listed[created["id"]]["last_used_at"] > 0
+
+    [rotated] = kosli(world, f"rotate api-key {created['id']} --grace-period-hours 2")
+    assert rotated["id"] != created["id"] and rotated["description"] == "made by hand"
+    assert world.emulator.accepts(created["key"]) and world.emulator.accepts(rotated["key"])
+    world.emulator.advance("2h")
+    assert not world.emulator.accepts(created["key"]) and world.emulator.accepts(rotated["key"])
+
+    assert "was deleted" in kosli(world, f"delete api-key {rotated['id']} --assume-yes")
+    assert not world.emulator.accepts(rotated["key"])
+    with pytest.raises(AssertionError, match="Invalid or missing API key"):
+        kosli(world, "list environments", token=rotated["key"])
+    with pytest.raises(AssertionError, match="API key not found"):
+        kosli(world, f"get api-key {rotated['id']}")
+
+
+def test_a_service_accounts_whole_life(world):
+    made = kosli(world, "create service-account bot --privilege snapshotter --description 'reports snapshots'")
+    assert "service account bot was created" in made
+    account = kosli(world, "get service-account bot")
+    assert (account["name"], account["privilege"]) == ("bot", "snapshotter")
+    assert account["description"] == "reports snapshots" and account["created_at"] > 1.7e9
+    assert account in kosli(world, "list service-accounts")
+    # As a table, which reads every field.
+    for command in ["get service-account bot", "list service-accounts"]:
+        assert "snapshotter" in world.run(f"kosli {command} --org acme")
+
+    key = kosli(world, "create api-key --description 'its key'", account="bot")["key"]
+    with pytest.raises(AssertionError, match="You don't have permission"):
+        kosli(world, "create service-account boss --privilege admin", token=key)
+    kosli(world, "create service-account helper --privilege reader", token=key)
+    kosli(world, "create api-key --description 'made by its creator'", token=key, account="helper")
+    with pytest.raises(AssertionError, match="You don't have permission"):
+        kosli(world, "list api-keys", token=key)
+
+    assert "was deleted" in kosli(world, "delete service-account bot --assume-yes")
+    assert not world.emulator.accepts(key)
+    with pytest.raises(AssertionError, match="Service account not found"):
+        kosli(world, "get service-account bot")
+
+
+def test_a_key_that_it_has_made_is_rotated_and_the_new_one_is_listed_by_it(world):
+    kosli(world, "create service-account reporter --privilege member")
+    first = kosli(world, "create api-key --description 'the first key'", account="reporter")
+    document = {"api_key": first["key"], "org": "acme", "service_account": "reporter", "key_id": first["id"]}
+    world.aws.create_secret(Name="kosli/reporter", SecretString=dumps(document))
+    world.aws.rotate_secret(SecretId="kosli/reporter", RotationLambdaARN=FUNCTION_ARN)
+    world.wait_for_a_rotation("kosli/reporter")
+
+    new = world.current("kosli/reporter")
+    listed = {key["id"]: key for key in kosli(world, "list api-keys", account="reporter")}
+    assert set(listed) == {first["id"], new["key_id"]}
+    assert listed[new["key_id"]]["description"] == "the first key"
+    assert kosli(world, "list environments", token=new["api_key"]) == []
+    kosli(world, f"delete api-key {new['key_id']} --assume-yes", account="reporter")
+    assert not world.emulator.accepts(new["api_key"])
