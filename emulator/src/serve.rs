@@ -57,6 +57,9 @@ const SECRET: &str = "kosli/ci";
 const ORG: &str = "acme";
 const ACCOUNT: &str = "ci";
 
+/// The service account whose key a person's `kosli` command line uses.
+const PERSON: &str = "you";
+
 #[derive(Debug)]
 struct Options {
     listen: IpAddr,
@@ -139,7 +142,7 @@ impl Invoked {
 /// Lets a person play with what there is, until it is interrupted.
 pub(crate) async fn stay_up(emulator: Emulator, address: SocketAddr, invoked: Invoked) -> Result<(), String> {
     emulator.set_hook(Arc::new(Narrator { invoked: invoked.clone() }));
-    print_welcome(&emulator, &format!("http://{}", asked_at(address)), &invoked);
+    print_welcome(&emulator, &format!("http://{}", asked_at(address)), &invoked, &key_of_a_person(&emulator));
 
     let invoking = emulator.clone();
     let invoke = move |event: Value| {
@@ -281,7 +284,16 @@ fn seed(emulator: &Emulator) -> Result<(), String> {
     if answer.status().is_success() { Ok(()) } else { Err(String::from_utf8_lossy(answer.body()).into_owned()) }
 }
 
-fn print_welcome(emulator: &Emulator, endpoint: &str, invoked: &Invoked) {
+/// A key that may do everything in the organization: its value.
+fn key_of_a_person(emulator: &Emulator) -> String {
+    let now = emulator.clock().now();
+    emulator.with_kosli(|kosli| {
+        kosli.add_account(ORG, PERSON, Role::Admin);
+        kosli.add_key(ORG, PERSON, "for the kosli command line", now, None).1
+    })
+}
+
+fn print_welcome(emulator: &Emulator, endpoint: &str, invoked: &Invoked, token: &str) {
     println!(
         "\
 EMULATOR: nothing here is AWS or Kosli, every key is made up, and nothing is kept.
@@ -294,6 +306,8 @@ Paste into another terminal:
   aws secretsmanager rotate-secret --secret-id {SECRET} --rotation-lambda-arn {arn} --endpoint-url {endpoint}
   aws secretsmanager describe-secret --secret-id {SECRET} --endpoint-url {endpoint}
   aws secretsmanager get-secret-value --secret-id {SECRET} --endpoint-url {endpoint}
+  export KOSLI_HOST={endpoint} KOSLI_ORG={ORG} KOSLI_API_TOKEN={token}
+  kosli list api-keys --service-account {ACCOUNT}
   curl {endpoint}/_emulator/state
   curl {endpoint}/_emulator
 ",
