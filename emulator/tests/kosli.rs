@@ -517,6 +517,19 @@ fn variations_are_all_different() {
     }
 }
 
+#[test]
+fn two_variations_are_one_setting() {
+    for (name, first) in Switches::variations() {
+        assert_eq!(first.and(&Switches::default()), first, "{name}");
+        assert_eq!(Switches::default().and(&first), first, "{name}");
+        for (other, second) in Switches::variations() {
+            let both = first.and(&second);
+            let asks_the_same = name.split('=').next() == other.split('=').next();
+            assert_eq!(both, if asks_the_same { second.clone() } else { second.and(&first) }, "{name} and {other}");
+        }
+    }
+}
+
 /// Whatever Kosli's open answers are, what it does say holds.
 #[test]
 fn every_variation_rotates() {

@@ -50,6 +50,22 @@ pub struct Switches {
 }
 
 impl Switches {
+    /// These answers, and the other's wherever it has one that is not the default.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        let default = Self::default();
+        macro_rules! merged {
+            ($($field:ident)*) => {
+                Self { $($field: if other.$field == default.$field { self } else { other }.$field.clone(),)* }
+            };
+        }
+        merged! {
+            successor_id rotate_in_grace list_in_grace get_in_grace rights_in_grace key_managers rate_limit quota key_limit
+            new_key_refused_for revoked_key_accepted_for list_lag list_shape last_used_at expires_at key_field timestamps
+            never rotate_status invalid_status error_body
+        }
+    }
+
     /// Every answer to every open question, one at a time: the default with a single switch moved, and that answer's name.
     pub fn variations() -> Vec<(&'static str, Self)> {
         const SOON: Duration = Duration::from_secs(3);
