@@ -32,7 +32,8 @@ pub fn subscriber(
         .with_target("lambda_runtime::layers::panic", LevelFilter::OFF)
         .with_default(level.min(LevelFilter::from_level(Level::WARN)));
     let json = lookup("AWS_LAMBDA_LOG_FORMAT").is_some_and(|format| format.eq_ignore_ascii_case("json"));
-    let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(writer);
+    // Without module paths: a line is the same wherever in the source it is written.
+    let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_target(false).with_writer(writer);
     if json {
         let lines = lines.json().flatten_event(true).with_current_span(true).with_span_list(false);
         Box::new(tracing_subscriber::registry().with(lines.with_filter(targets)))
