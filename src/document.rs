@@ -11,7 +11,8 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
-use crate::identity::{ApiKey, KeyId};
+use crate::api_key::ApiKey;
+use crate::identity::KeyId;
 
 /// A value of a secret: one version's.
 #[derive(Debug)]

@@ -14,10 +14,11 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
+use crate::api_key::{ApiKey, LEFT_OUT, repeatable};
 use crate::budget::{Budget, Repeatable};
 use crate::clock::from_epoch_seconds;
 use crate::http_client::{BodyError, read_bounded};
-use crate::identity::{Account, ApiKey, KeyId, LEFT_OUT, Name};
+use crate::identity::{Account, KeyId, Name};
 
 /// The time-out of a call that only reads, and of a revocation, which may be repeated.
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
@@ -495,7 +496,6 @@ fn seconds(retry_after: &HeaderValue) -> Option<Duration> {
 /// What Kosli says about a refusal: `{"message": …}`, maybe with `errors`, or a bare JSON string; a proxy in front may say
 /// anything, which is left out. So is every word that could be (a piece of) a key: an error page may echo the request.
 fn message_in(body: &[u8], key: &ApiKey) -> String {
-    const LONGEST: usize = 300;
     let text = match serde_json::from_slice::<serde_json::Value>(body) {
         Ok(serde_json::Value::String(text)) => text,
         Ok(serde_json::Value::Object(fields)) => {
@@ -509,21 +509,7 @@ fn message_in(body: &[u8], key: &ApiKey) -> String {
         }
         _ => String::new(),
     };
-    // A character that is not shown must not hide what the ones around it make up.
-    let text = text.replace(|character: char| character.is_control() && !character.is_whitespace(), "");
-    let words: Vec<&str> =
-        text.split_whitespace().map(|word| if harmless(word, key) { word } else { LEFT_OUT }).collect();
-    words.join(" ").chars().take(LONGEST).collect()
-}
-
-/// Whether a word of somebody else's text can be repeated: a plain word or a short one, and no piece of the key.
-fn harmless(word: &str, key: &ApiKey) -> bool {
-    const LONGEST_PIECE: usize = 11;
-    const SHORTEST_TELLING: usize = 5;
-    let bare = word.trim_matches(|character: char| character.is_ascii_punctuation());
-    let plain = bare.len() <= 24 && bare.chars().all(|character| character.is_ascii_lowercase() || character == '_');
-    let piece_of_key = bare.len() >= SHORTEST_TELLING && key.expose().contains(bare);
-    (plain || word.len() <= LONGEST_PIECE) && !piece_of_key && !key.shows_in(word)
+    repeatable(&text, key)
 }
 
 impl KosliError {

@@ -38,7 +38,8 @@
 //! | `rotation/credential.rs` | a version's value with whom it belongs to: value, labels and tags together |
 //! | [`staging`] | where the event's version stands, from the labels: pure |
 //! | [`document`] | the three shapes of a value, edited in place: pure |
-//! | [`identity`] | names, key ids, key values, permitted accounts: parsed, or not there |
+//! | [`api_key`] | a key's value, and what may be repeated of text that could show one |
+//! | [`identity`] | names, key ids, permitted accounts: parsed, or not there |
 //! | [`marker`] | how a lost key is recognized, and the odds: pure |
 //! | [`event`], [`config`], [`error`] | the edges: what comes in, what is set, what is said when it fails |
 //! | [`secrets_manager`], [`kosli`] | the two services over the wire: domain types in and out, refused or unclear |
@@ -68,7 +69,7 @@
 //! version (`replacement/plan.rs` and `finish_secret.rs`). [`identity::Permitted`] bounds all of it, and the host and the
 //! admin secret's name come from the environment alone.
 //!
-//! **I5 No leak.** A key's value is in the `Authorization` header and in the secret. [`identity::ApiKey`] has a
+//! **I5 No leak.** A key's value is in the `Authorization` header and in the secret. [`api_key::ApiKey`] has a
 //! redacted `Debug`, no `Display` and no `Serialize`, and its text is reachable within this crate alone; errors are
 //! made of ids, labels, statuses and the services' own refusals (without whatever could be a key or the rotation token),
 //! never of a parser's words about a value or of the body of a success; [`log`] keeps other crates below WARN out.
@@ -117,6 +118,7 @@
     )
 )]
 
+pub mod api_key;
 pub mod budget;
 pub mod clock;
 pub mod config;

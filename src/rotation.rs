@@ -17,12 +17,13 @@ use serde::Serialize;
 use serde_json::Value;
 use tracing::{Instrument, error, error_span, info, warn};
 
+use crate::api_key::ApiKey;
 use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::config::{Config, Policy};
 use crate::error::{ErrorKind, RotationError};
 use crate::event::{Event, RotationEvent, SecretId, Step, VersionId};
-use crate::identity::{Account, ApiKey, KeyId};
+use crate::identity::{Account, KeyId};
 use crate::kosli::{Acceptance, Caller, Kosli, KosliError, Listing};
 use crate::metrics::{Metrics, Tally, count};
 use crate::secrets_manager::{CURRENT, Description, PREVIOUS, SecretsManager, SecretsManagerError, Version, Which};

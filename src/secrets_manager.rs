@@ -15,9 +15,9 @@ use aws_sdk_secretsmanager::types::RotationRulesType;
 use aws_smithy_types::DateTime;
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::api_key::{ApiKey, shows, without_words};
 use crate::budget::{Budget, Repeatable, TimedOut};
 use crate::event::{RotationEvent, SecretId, VersionId};
-use crate::identity::{ApiKey, LEFT_OUT, shows};
 
 /// The time-out of every call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -332,10 +332,7 @@ impl SecretsManagerError {
     /// The same, without the words that tell a secret. AWS's model marks secret values as sensitive, and its own errors do not
     /// quote them; but it may be another that answers. What such a one has encoded is not recognized.
     fn without_words(self, tells: impl Fn(&str) -> bool) -> Self {
-        let without = |text: String| {
-            let words = text.split_whitespace().map(|word| if tells(word) { LEFT_OUT } else { word });
-            words.collect::<Vec<_>>().join(" ")
-        };
+        let without = |text: String| without_words(&text, &tells);
         match self {
             Self::Refused { operation, code, message } => {
                 Self::Refused { operation, code: without(code), message: without(message) }

@@ -5,8 +5,9 @@
 use std::fmt;
 use std::ops::Range;
 
+use kosli_key_rotation::api_key::ApiKey;
 use kosli_key_rotation::document::{Document, Shape};
-use kosli_key_rotation::identity::{ApiKey, KeyId};
+use kosli_key_rotation::identity::KeyId;
 use libfuzzer_sys::fuzz_target;
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};

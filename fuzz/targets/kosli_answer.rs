@@ -5,8 +5,9 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use http::{HeaderValue, StatusCode};
+use kosli_key_rotation::api_key::ApiKey;
 use kosli_key_rotation::budget::Repeatable;
-use kosli_key_rotation::identity::{ApiKey, KeyId};
+use kosli_key_rotation::identity::KeyId;
 use kosli_key_rotation::kosli::{KeyEntry, KosliError, MintAnswer, failed, key_in, keys_in, minted_in};
 use libfuzzer_sys::fuzz_target;
 use serde::Deserialize;

@@ -17,11 +17,12 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use kosli_key_rotation::api_key::ApiKey;
 use kosli_key_rotation::config::{Config, Policy, RevokeOldKey};
 use kosli_key_rotation::document::Document;
 use kosli_key_rotation::error::ErrorKind;
 use kosli_key_rotation::event::VersionId;
-use kosli_key_rotation::identity::{Account, ApiKey, KeyId, Name, Permitted};
+use kosli_key_rotation::identity::{Account, KeyId, Name, Permitted};
 use kosli_key_rotation::marker::{Attempt, Mark, WINDOW};
 use kosli_key_rotation::rotation::check_room;
 use kosli_key_rotation::rotation::credential::Credential;

@@ -2,10 +2,11 @@
 
 use std::time::SystemTime;
 
+use crate::api_key::ApiKey;
 use crate::document::Document;
 use crate::error::{ErrorKind, RotationError};
 use crate::event::VersionId;
-use crate::identity::{Account, ApiKey, KeyId, Name};
+use crate::identity::{Account, KeyId, Name};
 use crate::secrets_manager::{CURRENT, Description, PREVIOUS, Version};
 
 /// The prefix of the staging label that keeps the key id of a value without a field for it.
