@@ -125,6 +125,7 @@ pub mod config;
 pub mod document;
 pub mod error;
 pub mod event;
+pub mod function;
 pub mod http_client;
 pub mod identity;
 pub mod kosli;

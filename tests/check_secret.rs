@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use emulator::Fault;
 use emulator::kosli::Key;
 use emulator::rotation::Event;
+use kosli_key_rotation::function::LambdaContext;
 use kosli_key_rotation::marker::{Attempt, Mark};
-use kosli_key_rotation::rotation::LambdaContext;
 use serde_json::{Value, json};
 use testbed::{
     ACCOUNT, ADMIN_SECRET, DAY, DESCRIPTION, FUNCTION, HOUR, ONCE, ORG, RETRIES, SECRET, Setting, Shape, Testbed,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use emulator::kosli::{ExpiresAt, Key, MintedBy, RotateInGrace, Switches};
 use emulator::rotation::{Event, STEPS, step_event};
 use emulator::secrets_manager::Staleness;
-use kosli_key_rotation::rotation::LambdaContext;
+use kosli_key_rotation::function::LambdaContext;
 use serde_json::json;
 use testbed::{DAY, HOUR, ONCE, RETRIES, Setting, Shape, Testbed, World, done, refused, rfc3339, second, token};
 

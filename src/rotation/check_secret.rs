@@ -8,8 +8,9 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use super::credential::{self, Credential};
+use super::failures::{Role, estimated_death, kosli_failed};
 use super::marks::Marks;
-use super::{Authority, DEATH_PAUSES, Role, Session};
+use super::session::{Authority, DEATH_PAUSES, Session};
 use crate::clock::{from_epoch_seconds, rfc3339};
 use crate::config::Policy;
 use crate::error::{ErrorKind, RotationError};
@@ -199,7 +200,7 @@ impl Checkup<'_> {
         } else if age <= STUCK_AFTER {
             self.passed("stuck", format!("A rotation has been pending for {} min.", age.as_secs() / 60));
         } else {
-            let dies = pending.map(|version| rfc3339(super::estimated_death(version.created, self.policy)));
+            let dies = pending.map(|version| rfc3339(estimated_death(version.created, self.policy)));
             self.not_ok(
                 "stuck",
                 format!(
@@ -289,7 +290,7 @@ impl Checkup<'_> {
             return Ok(Some(entry.clone()));
         }
         let got = self.session.kosli(&authority.key).get(&credential.account, id).await;
-        got.map_err(|error| super::kosli_failed(&error, authority.role, &format!("looking up the key {id}")))
+        got.map_err(|error| kosli_failed(&error, authority.role, &format!("looking up the key {id}")))
     }
 
     /// Whether the key before the current one is dead, in its grace period, or alive too long; and whether it is still used.
@@ -320,7 +321,7 @@ impl Checkup<'_> {
             Err(error) => return self.failed("old-key", &error),
         };
         // The current version was made right after its key was minted, which began the old key's grace period.
-        let ends = super::estimated_death(current.created, self.policy);
+        let ends = estimated_death(current.created, self.policy);
         let used =
             entry.last_used_at.map_or_else(|| "never used".to_owned(), |at| format!("last used {}", rfc3339(at)));
         if self.now > ends + STUCK_AFTER {
@@ -461,7 +462,7 @@ impl Checkup<'_> {
         let entry = match self.session.kosli(&authority.key).get(&admin.account, id).await {
             Ok(entry) => entry?,
             Err(error) => {
-                let error = super::kosli_failed(&error, authority.role, &format!("looking up the admin key {id}"));
+                let error = kosli_failed(&error, authority.role, &format!("looking up the admin key {id}"));
                 self.failed("admin-expiry", &error);
                 return None;
             }

@@ -3,8 +3,10 @@
 use tracing::info;
 
 use super::credential::{Credential, KEY_ID_LABEL};
+use super::failures::{Role, current_unreadable, dead_without_admin, pending_dead, pending_is_current};
+use super::invocation::{Invocation, Needs, StepAnswer, View};
 use super::replacement::{Replacement, Stored};
-use super::{ACCEPTANCE_PAUSES, DEATH_PAUSES, Invocation, Needs, Role, StepAnswer, TRY_AGAIN, View};
+use super::session::{ACCEPTANCE_PAUSES, DEATH_PAUSES};
 use crate::clock::rfc3339;
 use crate::error::{ErrorKind, RotationError};
 use crate::event::VersionId;
@@ -35,7 +37,7 @@ pub(super) async fn create_secret(invocation: &Invocation<'_>) -> Result<StepAns
 
 async fn create(invocation: &Invocation<'_>, view: View) -> Result<StepAnswer, RotationError> {
     let View { description, token: pending, current, previous, admin, .. } = view;
-    let Some(current) = current else { return Err(super::current_unreadable(None, invocation.token())) };
+    let Some(current) = current else { return Err(current_unreadable(None, invocation.token())) };
     if let Some(pending) = pending {
         // The mint is behind us: neither a tag that was changed since nor the admin secret stands in the way of what it brought.
         let current = Credential::parse(&current, &description, CURRENT)?;
@@ -116,14 +118,14 @@ async fn already_created(
     let pending = Credential::parse(pending, description, PENDING)?;
     pending.same_account_as(current, [PENDING, CURRENT])?;
     if pending.key().same(current.key()) {
-        return Err(pending_is_current(invocation));
+        return Err(pending_is_current(invocation.session.secret, invocation.token()));
     }
     match invocation.session.accepts(&pending.account, pending.key(), "the pending key", &ACCEPTANCE_PAUSES).await? {
         Acceptance::Accepted => Ok(StepAnswer {
             key_id: pending.key_id.as_ref().map(ToString::to_string),
             ..invocation.answer("already created")
         }),
-        Acceptance::Dead => Err(pending_dead(invocation)),
+        Acceptance::Dead => Err(pending_dead(invocation.session.secret, invocation.token())),
     }
 }
 
@@ -159,60 +161,4 @@ pub fn check_room(current: &Credential, description: &Description) -> Result<Vec
         ));
     }
     Ok(stale)
-}
-
-/// The incident that this function cannot heal alone, with the steps to do by hand.
-pub(super) fn dead_without_admin(current: &Credential) -> RotationError {
-    RotationError::new(
-        ErrorKind::CurrentKeyDead,
-        format!(
-            "Kosli does not accept the key under AWSCURRENT ({}): it was revoked or has expired, and there is no admin key to \
-             make a new one with.",
-            current.account
-        ),
-        format!(
-            "Make a key by hand (`kosli create api-key`, or Kosli's web pages) for the service account {}, put it with its id \
-             into the secret (`aws secretsmanager put-secret-value`), then rotate. To have this done by the function, set \
-             KOSLI_ADMIN_SECRET_ID.",
-            current.account
-        ),
-    )
-}
-
-/// The two command lines that clear a pending version *with* a value and begin again.
-fn begin_again(invocation: &Invocation<'_>) -> String {
-    let (secret, token) = (invocation.session.secret, invocation.token());
-    format!(
-        "Clear it and begin again: `aws secretsmanager update-secret-version-stage --secret-id {secret} --version-stage \
-         AWSPENDING --remove-from-version-id {token}`, then `aws secretsmanager rotate-secret --secret-id {secret}`."
-    )
-}
-
-/// The pending version holds the current key: a left-over of a configuration test.
-pub(super) fn pending_is_current(invocation: &Invocation<'_>) -> RotationError {
-    RotationError::new(
-        ErrorKind::PendingIsCurrent,
-        "The version under AWSPENDING holds the current key: it is left over from a test of the configuration.",
-        begin_again(invocation),
-    )
-}
-
-/// The pending version's key is dead for good.
-pub(super) fn pending_dead(invocation: &Invocation<'_>) -> RotationError {
-    RotationError::new(
-        ErrorKind::PendingKeyDead,
-        "Kosli does not accept the key under AWSPENDING: it was revoked or has expired.",
-        format!("{} {TRY_AGAIN_AFTERWARDS}", begin_again(invocation)),
-    )
-}
-
-const TRY_AGAIN_AFTERWARDS: &str = "Trying this rotation again cannot succeed.";
-
-/// The pending version has no value, long after it should have.
-pub(super) fn pending_value_missing() -> RotationError {
-    RotationError::new(
-        ErrorKind::PendingValueMissing,
-        "The version under AWSPENDING has no value.",
-        format!("Do not remove its label; createSecret fills it. {TRY_AGAIN}"),
-    )
 }

@@ -13,8 +13,10 @@ use std::time::{Duration, SystemTime};
 use tracing::{info, warn};
 
 use super::credential::Credential;
+use super::failures::{TRY_AGAIN, kosli_failed};
+use super::invocation::Invocation;
 use super::marks::Marks;
-use super::{Authority, Invocation, TRY_AGAIN, kosli_failed};
+use super::session::Authority;
 use crate::clock::from_epoch_seconds;
 use crate::config::Policy;
 use crate::error::{ErrorKind, RotationError};

@@ -1,8 +1,8 @@
 //! `setSecret`: there is nothing to set, Kosli knows the key since it minted it. What remains is the cross-check.
 
-use super::create_secret::pending_value_missing;
 use super::credential::Credential;
-use super::{Invocation, Needs, StepAnswer, View};
+use super::failures::pending_value_missing;
+use super::invocation::{Invocation, Needs, StepAnswer, View};
 use crate::error::RotationError;
 use crate::secrets_manager::{CURRENT, PENDING};
 use crate::staging::Standing;

@@ -1,7 +1,9 @@
 //! `testSecret`: authenticate, and nothing else.
 
 use super::credential::Credential;
-use super::{ACCEPTANCE_PAUSES, Invocation, Needs, StepAnswer, View};
+use super::failures::pending_dead;
+use super::invocation::{Invocation, Needs, StepAnswer, View};
+use super::session::ACCEPTANCE_PAUSES;
 use crate::error::{ErrorKind, RotationError};
 use crate::kosli::Acceptance;
 use crate::secrets_manager::{CURRENT, PENDING, Which};
@@ -33,7 +35,7 @@ async fn authenticate(invocation: &Invocation<'_>, view: &View) -> Result<StepAn
             key_id: credential.key_id.as_ref().map(ToString::to_string),
             ..invocation.answer(if role == PENDING { "tested" } else { "tested the current key" })
         }),
-        Acceptance::Dead if role == PENDING => Err(super::create_secret::pending_dead(invocation)),
+        Acceptance::Dead if role == PENDING => Err(pending_dead(invocation.session.secret, invocation.token())),
         Acceptance::Dead => Err(RotationError::new(
             ErrorKind::CurrentKeyDead,
             "Kosli does not accept the key under AWSCURRENT: it was revoked or has expired.",

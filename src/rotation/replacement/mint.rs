@@ -9,7 +9,7 @@ use super::{Replacement, mint_unclear};
 use crate::error::{ErrorKind, RotationError};
 use crate::kosli::{KosliError, LONGEST_MINT, Listing, MintAnswer, SHORTEST_MINT};
 use crate::marker::Attempt;
-use crate::rotation::TRY_AGAIN;
+use crate::rotation::failures::TRY_AGAIN;
 use crate::secrets_manager::STORE_RESERVE;
 
 /// The pauses before each look for a key whose mint had an unclear outcome: its effect may come seconds after the client gave

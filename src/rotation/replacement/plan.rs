@@ -11,10 +11,9 @@ use crate::event::SecretId;
 use crate::identity::KeyId;
 use crate::kosli::{KeyEntry, KosliError, LONGEST_DESCRIPTION, Listing, SHORTEST_GRACE_HOURS};
 use crate::marker::Attempt;
-use crate::rotation::create_secret::dead_without_admin;
 use crate::rotation::credential::{Credential, KEY_ID_LABEL};
+use crate::rotation::failures::{Role, TRY_AGAIN, dead_without_admin, kosli_failed};
 use crate::rotation::marks::may_succeed;
-use crate::rotation::{Role, TRY_AGAIN, kosli_failed};
 
 /// What to do next.
 pub(super) enum Plan {

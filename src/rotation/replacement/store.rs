@@ -10,8 +10,9 @@ use crate::identity::KeyId;
 use crate::kosli::{KosliError, Listing, Minted};
 use crate::metrics::count;
 use crate::rotation::credential::{Credential, KEY_ID_LABEL};
+use crate::rotation::failures::TRY_AGAIN;
+use crate::rotation::invocation::{Invocation, STALE_VIEW_PAUSES};
 use crate::rotation::marks::{CLOCK_TOLERANCE, may_succeed};
-use crate::rotation::{Invocation, STALE_VIEW_PAUSES, TRY_AGAIN};
 use crate::secrets_manager::{SecretsManagerError, Version, Which};
 
 impl Replacement<'_> {

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use emulator::runtime_api::{FunctionError, Outcome};
 use kosli_key_rotation::config::Config;
+use kosli_key_rotation::function::{Function, LambdaContext};
 use kosli_key_rotation::http_client::Connections;
 use kosli_key_rotation::kosli::Kosli;
 use kosli_key_rotation::metrics::Metrics;
-use kosli_key_rotation::rotation::{Function, LambdaContext};
 use lambda_runtime::Diagnostic;
 use serde_json::Value;
 

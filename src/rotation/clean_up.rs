@@ -1,0 +1,236 @@
+//! The clean-up after the promotion: the revocation of the old key, and the sweep.
+
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::credential::Credential;
+use super::failures::{Role, kosli_failed};
+use super::invocation::{Invocation, StepAnswer, View};
+use super::marks::{Marks, may_succeed};
+use super::session::Authority;
+use crate::config::{Policy, RevokeOldKey};
+use crate::error::RotationError;
+use crate::event::VersionId;
+use crate::identity::KeyId;
+use crate::kosli::{Acceptance, KosliError};
+use crate::metrics::count;
+use crate::secrets_manager::{PENDING, PREVIOUS, Which};
+
+/// After a revocation, Kosli may go on accepting the key for some seconds.
+const DEATH_PROOF_PAUSES: [Duration; 5] = [
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+];
+
+/// Revokes what nobody needs any more. It begins anew whenever this step comes for a version that is current already, and
+/// what it does may be done twice.
+///
+/// The sweep is what guarantees that no orphan stays (promise I3). It knows no age: this version's value is immutable, so
+/// no other key that was minted to replace the old version can be stored any more.
+pub(super) async fn clean_up(
+    invocation: &Invocation<'_>,
+    view: &View,
+    new: &Credential,
+    replaced: Option<&VersionId>,
+    known: Option<Credential>,
+    policy: Policy,
+    mut answer: StepAnswer,
+) -> Result<StepAnswer, RotationError> {
+    answer.key_id = new.key_id.as_ref().map(ToString::to_string);
+    let incomplete = |error: RotationError| error.after_promotion();
+    let redelivered = known.is_none();
+    let mut replaced = match (known, replaced) {
+        (Some(credential), _) => credential,
+        (None, None) => return Ok(answer),
+        (None, Some(version)) => {
+            let version = invocation.session.read(Which::Id(version)).await.map_err(incomplete)?;
+            // A previous version that does not parse is ignored: nothing can be concluded from it.
+            let Some(credential) = version
+                .and_then(|version| {
+                    Credential::parse_replaced(&version, &view.description, invocation.token(), PREVIOUS).ok()
+                })
+                .filter(|credential| credential.account == new.account)
+            else {
+                return Ok(answer);
+            };
+            credential
+        }
+    };
+    // createSecret could ask whether the tag is stale. Here, only that there was no version before proves that it is not.
+    let is_first = !redelivered && view.description.holder(PREVIOUS).is_none_or(|version| *version == replaced.version);
+    if replaced.key_id_from_tag && !is_first {
+        replaced.key_id = None;
+    }
+    if replaced.key_id.is_none()
+        && let Some(before) = view.description.holder(PREVIOUS).filter(|version| **version != replaced.version)
+        && let Some(version) = invocation.session.read(Which::Id(before)).await.map_err(incomplete)?
+        && let Ok(before) = Credential::parse(&version, &view.description, PREVIOUS)
+    {
+        replaced.learn_key_id(&before);
+    }
+    answer.replaced_key_id = replaced.key_id.as_ref().map(ToString::to_string);
+
+    // The admin secret may be this very secret: its key is then the new one, for the old one may be in its grace period.
+    let admin = view.admin.as_ref().map_err(|error| incomplete(error.clone()))?;
+    let admin = admin.as_ref().filter(|admin| admin.secret_arn != view.description.arn);
+    let authority = match admin {
+        Some(admin) => Authority { key: admin.key.clone(), role: Role::Admin },
+        None => Authority { key: new.key().clone(), role: Role::New },
+    };
+    let swept = sweep(invocation, view, new, &replaced, &authority, &mut answer.warnings).await.map_err(incomplete)?;
+    answer.revoked_key_ids.extend(swept.iter().map(ToString::to_string));
+    if policy.revoke_old_key == RevokeOldKey::Immediately {
+        if redelivered && is_dead(invocation, &replaced).await {
+            answer.old_key = Some("dead");
+            return Ok(answer);
+        }
+        revoke_old_key(invocation, view, new, &replaced, &authority, &mut answer).await.map_err(incomplete)?;
+    }
+    Ok(answer)
+}
+
+/// Lists once more and revokes every never-used key that was minted to replace the old version and that no version holds.
+async fn sweep(
+    invocation: &Invocation<'_>,
+    view: &View,
+    new: &Credential,
+    replaced: &Credential,
+    authority: &Authority,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<KeyId>, RotationError> {
+    let listing = invocation.session.list(&new.account, authority).await?;
+    if let Some(id) = &new.key_id
+        && listing.keys.iter().all(|key| key.id != *id)
+        && matches!(invocation.session.kosli(&authority.key).get(&new.account, id).await, Ok(Some(_)))
+    {
+        warnings.push(format!(
+            "Kosli's list of keys does not show the new key {id}, which exists: the list is not whole, and a lost key of this \
+             rotation would not be found. Compare the account's never-used keys in Kosli with the secret."
+        ));
+    }
+    let old_entry = replaced.key_id.as_ref().and_then(|id| listing.keys.iter().find(|key| key.id == *id));
+    let held_here = [&new.key_id, &replaced.key_id];
+    // The version before the replaced one counts where it holds the same key. It is read only if one of its keys shows up.
+    let before = view.description.holder(PREVIOUS).filter(|version| **version != replaced.version);
+    let marks = Marks::of(&view.description.arn, replaced, None);
+    let suspects = |marks: &Marks| -> Vec<KeyId> {
+        listing
+            .keys
+            .iter()
+            .filter(|key| !held_here.iter().any(|held| held.as_ref() == Some(&key.id)))
+            .filter(|key| may_succeed(old_entry, key))
+            .filter(|key| marks.attempt_of(key).is_some())
+            .map(|key| key.id.clone())
+            .collect()
+    };
+    let mut orphans = suspects(&marks);
+    if let Some(before) = before
+        && !suspects(&Marks::unproven(&view.description.arn, before)).is_empty()
+        && let Some(version) = invocation.session.read(Which::Id(before)).await?
+        && let Ok(before) = Credential::parse(&version, &view.description, PREVIOUS)
+    {
+        orphans = suspects(&Marks::of(&view.description.arn, replaced, Some(&before)));
+    }
+    if orphans.is_empty() {
+        return Ok(orphans);
+    }
+    let held = invocation.session.held_key_ids(&view.description, &[new, replaced]).await?;
+    orphans.retain(|id| !held.contains(id));
+    for id in &orphans {
+        invocation
+            .session
+            .revoke(&new.account, id, authority)
+            .await
+            .map_err(|error| kosli_failed(&error, authority.role, &format!("revoking the lost key {id}")))?;
+        info!(key_id = %id, "swept up a key that was minted for this rotation and that nobody holds");
+    }
+    Ok(orphans)
+}
+
+/// Whether Kosli refuses the key of the version under AWSPREVIOUS. There is nothing to revoke then: it was, or somebody has
+/// written a version whose id is another key's.
+async fn is_dead(invocation: &Invocation<'_>, replaced: &Credential) -> bool {
+    let accepted = invocation.session.kosli(replaced.key()).accepts(&replaced.account.org, &[]).await;
+    matches!(accepted, Ok(Acceptance::Dead))
+}
+
+/// Revokes the old key now, and looks whether it is dead.
+async fn revoke_old_key(
+    invocation: &Invocation<'_>,
+    view: &View,
+    new: &Credential,
+    replaced: &Credential,
+    authority: &Authority,
+    answer: &mut StepAnswer,
+) -> Result<(), RotationError> {
+    let (Some(old_id), Some(new_id)) = (&replaced.key_id, &new.key_id) else {
+        answer.old_key = Some("cannot tell");
+        answer
+            .warnings
+            .push("The old key was not revoked: nothing says which id it has. Revoke it in Kosli.".to_owned());
+        return Ok(());
+    };
+    if old_id == new_id || replaced.key().same(new.key()) {
+        answer.old_key = Some("cannot tell");
+        answer.warnings.push(format!(
+            "The old key was not revoked: Kosli gave its successor the same id {old_id}, and revoking that would end the new \
+             key. The old one ends with its grace period."
+        ));
+        return Ok(());
+    }
+    // Only where this step comes again: somebody may have staged the old key meanwhile, in order to go back to it.
+    if let Some(pending) = view.description.holder(PENDING).filter(|version| *version != invocation.token())
+        && let Some(version) = invocation.session.read(Which::Id(pending)).await?
+        && let Ok(pending) = Credential::parse(&version, &view.description, PENDING)
+        && (pending.key_id.as_ref() == Some(old_id) || pending.key().same(replaced.key()))
+    {
+        answer.old_key = Some("cannot tell");
+        answer.warnings.push(format!(
+            "The old key {old_id} was not revoked: the version {} under AWSPENDING holds it.",
+            pending.version
+        ));
+        return Ok(());
+    }
+    invocation
+        .session
+        .revoke(&new.account, old_id, authority)
+        .await
+        .map_err(|error| kosli_failed(&error, authority.role, &format!("revoking the old key {old_id}")))?;
+    info!(key_id = %old_id, "revoked the old key");
+    answer.revoked_key_ids.push(old_id.to_string());
+    answer.old_key = Some(proof_of_death(invocation, replaced).await);
+    match answer.old_key {
+        Some("dead") => info!(key_id = %old_id, old_key = "dead", "Kosli refuses the old key"),
+        Some(verdict) => {
+            count(&invocation.session.tally.old_key_alive);
+            warn!(key_id = %old_id, old_key = verdict, "the old key was revoked and is not proven dead");
+        }
+        None => {}
+    }
+    if answer.old_key == Some("alive") {
+        answer.warnings.push(format!(
+            "Kosli still accepts the old key {old_id} after its revocation. Look at it in Kosli, and rotate again if it was leaked."
+        ));
+    }
+    Ok(())
+}
+
+/// Uses the old key until Kosli refuses it, for some seconds.
+async fn proof_of_death(invocation: &Invocation<'_>, replaced: &Credential) -> &'static str {
+    let mut pauses = DEATH_PROOF_PAUSES.iter();
+    loop {
+        let verdict = match invocation.session.kosli(replaced.key()).accepts(&replaced.account.org, &[]).await {
+            Ok(Acceptance::Dead) => return "dead",
+            Ok(Acceptance::Accepted) => "alive",
+            Err(KosliError::Refused { .. } | KosliError::NotSent(_) | KosliError::Unclear(_)) => "cannot tell",
+        };
+        match pauses.next() {
+            Some(&pause) if invocation.session.budget.pause(pause).await => {}
+            _ => return verdict,
+        }
+    }
+}

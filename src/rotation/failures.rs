@@ -1,0 +1,195 @@
+//! Failures that several steps can meet, in words for the operator: one wording each.
+
+use std::time::{Duration, SystemTime};
+
+use reqwest::StatusCode;
+
+use super::credential::Credential;
+use crate::config::Policy;
+use crate::error::{ErrorKind, RotationError};
+use crate::event::{SecretId, VersionId};
+use crate::identity::Account;
+use crate::kosli::KosliError;
+use crate::secrets_manager::{SecretsManagerError, Version};
+
+/// What to do about something that may pass.
+pub(super) const TRY_AGAIN: &str =
+    "Secrets Manager tries the rotation again within its window; or call `aws secretsmanager rotate-secret`.";
+
+/// Which key a call was made with: the first thing to know when Kosli refuses it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Role {
+    Admin,
+    Current,
+    New,
+}
+
+impl Role {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Admin => "the admin key",
+            Self::Current => "the secret's own key (self-rotation)",
+            Self::New => "the new key (self-rotation)",
+        }
+    }
+}
+
+/// When the old key dies, seen from after the mint: the new version was made right after it.
+pub(super) fn estimated_death(new_version_created: SystemTime, policy: Policy) -> SystemTime {
+    new_version_created + Duration::from_secs(u64::from(policy.grace_period_hours) * 3_600)
+}
+
+/// An error of Secrets Manager in words for the operator.
+pub(super) fn aws_failed(error: &SecretsManagerError, secret: &SecretId) -> RotationError {
+    let operation = error.operation();
+    match error {
+        SecretsManagerError::Unclear { .. } => RotationError::new(
+            ErrorKind::SecretsManagerUnavailable,
+            format!("Secrets Manager failed: {error}."),
+            TRY_AGAIN,
+        ),
+        _ if error.is_not_found() => RotationError::new(
+            ErrorKind::SecretNotFound,
+            format!("There is no secret {secret} ({error})."),
+            "Check SecretId, account and region.",
+        ),
+        _ if error.is("AccessDeniedException") && error.to_string().contains("KMS") => RotationError::new(
+            ErrorKind::SecretsManagerRefused,
+            format!("The secret's KMS key may not be used: {error}."),
+            format!("Allow the function's role kms:Decrypt and kms:GenerateDataKey on the key of {secret}."),
+        ),
+        _ if error.is("AccessDeniedException") => RotationError::new(
+            ErrorKind::SecretsManagerRefused,
+            format!("The function's role lacks a permission: {error}."),
+            format!("Allow the function's role {operation} on {secret}."),
+        ),
+        _ => RotationError::new(
+            ErrorKind::SecretsManagerRefused,
+            format!("Secrets Manager refused a call: {error}."),
+            "What it says has to be corrected; the rotation can then be tried again.",
+        ),
+    }
+}
+
+/// An error of Kosli in words for the operator: which key, which call.
+pub(super) fn kosli_failed(error: &KosliError, role: Role, call: &str) -> RotationError {
+    let what = format!("Kosli did not do what was asked ({call}, with {}): {error}.", role.name());
+    match error {
+        KosliError::Refused { status: StatusCode::UNAUTHORIZED, .. } if role == Role::Admin => RotationError::new(
+            ErrorKind::AdminKeyDead,
+            format!(
+                "{what} The admin key is not accepted: it was revoked, or it expired (every Kosli key does within a year)."
+            ),
+            "Put a working admin key into the secret that KOSLI_ADMIN_SECRET_ID names, then rotate again. The secret's own \
+             key is not used in its place.",
+        ),
+        KosliError::Refused { status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, .. } => RotationError::new(
+            ErrorKind::KosliForbidden,
+            what,
+            match role {
+                Role::Admin => {
+                    "Give the admin key's service account a role that may manage the keys of other accounts (Admin)."
+                }
+                _ => {
+                    "A key that may not rotate itself (or not any more, in its grace period) needs an admin key: set \
+                      KOSLI_ADMIN_SECRET_ID."
+                }
+            },
+        ),
+        KosliError::Refused { status: StatusCode::CONFLICT | StatusCode::TOO_MANY_REQUESTS, .. }
+        | KosliError::NotSent(_)
+        | KosliError::Unclear(_) => RotationError::new(ErrorKind::KosliUnavailable, what, TRY_AGAIN),
+        KosliError::Refused { status: StatusCode::NOT_FOUND, .. } => RotationError::new(
+            ErrorKind::KosliRefused,
+            what,
+            "Check organization, service account and KOSLI_HOST: on this host there may be no such account.",
+        ),
+        KosliError::Refused { .. } => {
+            RotationError::new(ErrorKind::KosliRefused, what, "What Kosli says has to be corrected; then rotate again.")
+        }
+    }
+}
+
+/// Whether a key is accepted cannot be told.
+pub(super) fn acceptance_unknown(error: &KosliError, account: &Account, whose: &str) -> RotationError {
+    let what =
+        format!("Whether Kosli accepts {whose} cannot be told: reading the environments of {}, {error}.", account.org);
+    match error {
+        KosliError::Refused { status, .. } if !matches!(status.as_u16(), 409 | 429) => RotationError::new(
+            if *status == StatusCode::FORBIDDEN { ErrorKind::KosliForbidden } else { ErrorKind::KosliRefused },
+            what,
+            "Check that the organization is right and that the service account may read its environments.",
+        ),
+        _ => RotationError::new(ErrorKind::KosliUnavailable, what, TRY_AGAIN),
+    }
+}
+
+pub(super) fn current_unreadable(seen: Option<&Version>, holder: &VersionId) -> RotationError {
+    match seen {
+        Some(_) => RotationError::new(
+            ErrorKind::CurrentMoved,
+            format!("AWSCURRENT was on the version {holder} and then on another one."),
+            TRY_AGAIN,
+        ),
+        None => RotationError::new(
+            ErrorKind::NoCurrentValue,
+            "The version under AWSCURRENT has no value.",
+            "Put a key in (`aws secretsmanager put-secret-value`), then rotate again.",
+        ),
+    }
+}
+
+/// The incident that this function cannot heal alone, with the steps to do by hand.
+pub(super) fn dead_without_admin(current: &Credential) -> RotationError {
+    RotationError::new(
+        ErrorKind::CurrentKeyDead,
+        format!(
+            "Kosli does not accept the key under AWSCURRENT ({}): it was revoked or has expired, and there is no admin key to \
+             make a new one with.",
+            current.account
+        ),
+        format!(
+            "Make a key by hand (`kosli create api-key`, or Kosli's web pages) for the service account {}, put it with its id \
+             into the secret (`aws secretsmanager put-secret-value`), then rotate. To have this done by the function, set \
+             KOSLI_ADMIN_SECRET_ID.",
+            current.account
+        ),
+    )
+}
+
+/// The two command lines that clear a pending version *with* a value and begin again.
+fn begin_again(secret: &SecretId, version_id: &VersionId) -> String {
+    format!(
+        "Clear it and begin again: `aws secretsmanager update-secret-version-stage --secret-id {secret} --version-stage \
+         AWSPENDING --remove-from-version-id {version_id}`, then `aws secretsmanager rotate-secret --secret-id {secret}`."
+    )
+}
+
+/// The pending version holds the current key: a left-over of a configuration test.
+pub(super) fn pending_is_current(secret: &SecretId, version_id: &VersionId) -> RotationError {
+    RotationError::new(
+        ErrorKind::PendingIsCurrent,
+        "The version under AWSPENDING holds the current key: it is left over from a test of the configuration.",
+        begin_again(secret, version_id),
+    )
+}
+
+/// The pending version's key is dead for good.
+pub(super) fn pending_dead(secret: &SecretId, version_id: &VersionId) -> RotationError {
+    RotationError::new(
+        ErrorKind::PendingKeyDead,
+        "Kosli does not accept the key under AWSPENDING: it was revoked or has expired.",
+        format!("{} {TRY_AGAIN_AFTERWARDS}", begin_again(secret, version_id)),
+    )
+}
+
+const TRY_AGAIN_AFTERWARDS: &str = "Trying this rotation again cannot succeed.";
+
+/// The pending version has no value, long after it should have.
+pub(super) fn pending_value_missing() -> RotationError {
+    RotationError::new(
+        ErrorKind::PendingValueMissing,
+        "The version under AWSPENDING has no value.",
+        format!("Do not remove its label; createSecret fills it. {TRY_AGAIN}"),
+    )
+}

@@ -1,0 +1,152 @@
+//! One step in one invocation: what it looks at before it decides, and what it answers.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::failures::{current_unreadable, estimated_death};
+use super::session::{AdminKey, Session};
+use crate::error::RotationError;
+use crate::event::{RotationEvent, VersionId};
+use crate::secrets_manager::{CURRENT, Description, PREVIOUS, Version, Which};
+use crate::staging::Standing;
+
+/// The pauses between looks at Secrets Manager where something should be visible and is not: what was written a moment ago
+/// may not be readable yet.
+pub(super) const STALE_VIEW_PAUSES: [Duration; 3] =
+    [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
+
+/// One invocation for one step.
+pub(super) struct Invocation<'a> {
+    pub(super) session: Session<'a>,
+    pub(super) event: &'a RotationEvent,
+}
+
+/// What a step looks at before it decides, read side by side.
+pub(super) struct View {
+    pub(super) description: Description,
+    pub(super) standing: Standing,
+    /// The event's version; `None`: it has no value (yet).
+    pub(super) token: Option<Version>,
+    /// The version under `AWSCURRENT`, where it was asked for and is another one than the event's.
+    pub(super) current: Option<Version>,
+    /// The version under `AWSPREVIOUS`, where it was asked for.
+    pub(super) previous: Option<Version>,
+    /// The admin key, where it was asked for and one is configured. That it cannot be had is an error only where it is needed:
+    /// a broken admin secret must not block a promotion.
+    pub(super) admin: Result<Option<AdminKey>, RotationError>,
+}
+
+/// What a step needs to see beyond labels and the event's version.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Needs {
+    pub(super) current: bool,
+    pub(super) previous: bool,
+    pub(super) admin: bool,
+    /// The step comes after `createSecret`: the event's version should have a value.
+    pub(super) token_value: bool,
+}
+
+/// What a step did.
+#[derive(Debug, Serialize)]
+pub(super) struct StepAnswer {
+    pub(super) step: &'static str,
+    pub(super) secret_id: String,
+    pub(super) version_id: String,
+    /// What was done, in one word.
+    pub(super) outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) key_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) replaced_key_id: Option<String>,
+    /// Until when the key under `AWSCURRENT` goes on working.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) current_key_dies_at: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) revoked_key_ids: Vec<String>,
+    /// With immediate revocation: `dead`, `alive` or `cannot tell`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) old_key: Option<&'static str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) warnings: Vec<String>,
+}
+
+impl Invocation<'_> {
+    pub(super) fn token(&self) -> &VersionId {
+        &self.event.token
+    }
+
+    /// What a failure after the mint also says: when the current key dies, worked out from the age of the pending value.
+    pub(super) fn with_death(&self, view: &View) -> impl Fn(RotationError) -> RotationError + use<> {
+        let (policy, _) = self.session.function.config.policy.with_readable_tags(&view.description.tags);
+        let pending = view.token.as_ref().filter(|_| matches!(view.standing, Standing::Pending { .. }));
+        let dies = pending.map(|version| estimated_death(version.created, policy));
+        move |error| match dies {
+            Some(at) => error.current_key_dies_about(at),
+            None => error,
+        }
+    }
+
+    pub(super) fn answer(&self, outcome: &'static str) -> StepAnswer {
+        StepAnswer {
+            step: self.event.step.name(),
+            secret_id: self.event.secret_id.to_string(),
+            version_id: self.event.token.to_string(),
+            outcome,
+            key_id: None,
+            replaced_key_id: None,
+            current_key_dies_at: None,
+            revoked_key_ids: Vec::new(),
+            old_key: None,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Reads what the step needs, side by side, and again while what should be visible is not.
+    pub(super) async fn observe(&self, needs: Needs) -> Result<View, RotationError> {
+        let session = &self.session;
+        let mut pauses = STALE_VIEW_PAUSES.iter();
+        loop {
+            let (description, token, current, previous, admin) = tokio::join!(
+                session.function.secrets_manager.describe(&session.budget, session.secret),
+                session.read(Which::Id(self.token())),
+                read_if(needs.current, session.read(Which::Label(CURRENT))),
+                read_if(needs.previous, session.read(Which::Label(PREVIOUS))),
+                session.admin_key(needs.admin),
+            );
+            let description = description.map_err(|error| session.aws_failed(&error))?;
+            let (token, current, previous) = (token?, current?, previous?);
+            let standing = Standing::of(&description, self.token());
+            let settled = match &standing {
+                Err(_) => false,
+                Ok(Standing::Current { .. }) => true,
+                Ok(Standing::Pending { current: holder }) => {
+                    let seen = current.as_ref().map(|version| &version.id);
+                    (!needs.current || seen == Some(holder)) && (token.is_some() || !needs.token_value)
+                }
+            };
+            if !settled
+                && let Some(&pause) = pauses.next()
+                && session.budget.pause(pause).await
+            {
+                continue;
+            }
+            let standing = standing?;
+            let current = current.filter(|version| version.id != *self.token());
+            if let Standing::Pending { current: holder } = &standing
+                && needs.current
+                && current.as_ref().is_none_or(|version| version.id != *holder)
+            {
+                return Err(current_unreadable(current.as_ref(), holder));
+            }
+            return Ok(View { description, standing, token, current, previous, admin });
+        }
+    }
+}
+
+async fn read_if<T>(
+    wanted: bool,
+    read: impl Future<Output = Result<Option<T>, RotationError>>,
+) -> Result<Option<T>, RotationError> {
+    if wanted { read.await } else { Ok(None) }
+}

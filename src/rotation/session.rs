@@ -1,0 +1,182 @@
+//! One secret in one invocation: what it is looked at and rotated with, whichever step or report it is for.
+
+use std::time::Duration;
+
+use reqwest::StatusCode;
+
+use super::credential::{self, Credential, KEY_ID_LABEL};
+use super::failures::{self, Role, acceptance_unknown, kosli_failed};
+use crate::api_key::ApiKey;
+use crate::budget::Budget;
+use crate::error::{ErrorKind, RotationError};
+use crate::event::SecretId;
+use crate::function::Function;
+use crate::identity::{Account, KeyId};
+use crate::kosli::{Acceptance, Caller, KosliError, Listing};
+use crate::metrics::{Tally, count};
+use crate::secrets_manager::{CURRENT, Description, SecretsManagerError, Version, Which};
+
+/// A key that answers 401 is asked once more, this much later, before it counts as dead.
+pub(super) const DEATH_PAUSES: [Duration; 1] = [Duration::from_secs(2)];
+
+/// A new key may take some seconds to be accepted everywhere.
+pub(super) const ACCEPTANCE_PAUSES: [Duration; 4] =
+    [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
+
+/// What a secret is looked at and rotated with, in one invocation.
+pub(super) struct Session<'a> {
+    pub(super) function: &'a Function,
+    pub(super) budget: Budget,
+    pub(super) secret: &'a SecretId,
+    pub(super) tally: Tally,
+}
+
+/// The admin key and the secret that it comes from.
+pub(super) struct AdminKey {
+    pub(super) secret_arn: String,
+    pub(super) key: ApiKey,
+}
+
+/// A key that may list, rotate, create and revoke.
+pub(super) struct Authority {
+    pub(super) key: ApiKey,
+    pub(super) role: Role,
+}
+
+impl Session<'_> {
+    pub(super) fn kosli<'a>(&'a self, key: &'a ApiKey) -> Caller<'a> {
+        self.function.kosli.with(&self.budget, key)
+    }
+
+    pub(super) async fn read(&self, which: Which<'_>) -> Result<Option<Version>, RotationError> {
+        self.function
+            .secrets_manager
+            .read(&self.budget, self.secret, which)
+            .await
+            .map_err(|error| self.aws_failed(&error))
+    }
+
+    pub(super) async fn admin_key(&self, needed: bool) -> Result<Option<AdminKey>, RotationError> {
+        let Some(secret) = self.function.config.admin_secret.as_ref().filter(|_| needed) else { return Ok(None) };
+        let Some(version) = self.admin_version().await? else { return Ok(None) };
+        let key = credential::admin_key(&version).map_err(|what| {
+            RotationError::new(
+                ErrorKind::InvalidAdminSecret,
+                format!("The admin secret {secret} {what}."),
+                "It holds the admin key: a plain string, or JSON with `api_key` or `KOSLI_API_TOKEN`.",
+            )
+        })?;
+        Ok(Some(AdminKey { secret_arn: version.arn, key }))
+    }
+
+    /// The current version of the admin secret; `None`: none is configured. It is read in every invocation that needs it, so
+    /// that a rotation of the admin key is noticed at once.
+    pub(super) async fn admin_version(&self) -> Result<Option<Version>, RotationError> {
+        let Some(secret) = &self.function.config.admin_secret else { return Ok(None) };
+        let invalid = |what: String, action: &str| {
+            RotationError::new(ErrorKind::InvalidAdminSecret, format!("The admin secret {secret} {what}."), action)
+        };
+        let version = self
+            .function
+            .secrets_manager
+            .read(&self.budget, secret, Which::Label(CURRENT))
+            .await
+            .map_err(|error| match error {
+                SecretsManagerError::Refused { .. } => invalid(
+                    format!("cannot be read ({error})"),
+                    "Allow the function's role secretsmanager:GetSecretValue on it (and kms:Decrypt on its key).",
+                ),
+                SecretsManagerError::Unclear { .. } => self.aws_failed(&error),
+            })?
+            .ok_or_else(|| {
+                invalid(
+                    "does not exist or has no value".to_owned(),
+                    "Correct KOSLI_ADMIN_SECRET_ID, or put the admin key into the secret.",
+                )
+            })?;
+        Ok(Some(version))
+    }
+
+    /// The admin key, or the secret's own where there is none.
+    pub(super) fn authority(&self, admin: Option<AdminKey>, own: &ApiKey, own_role: Role) -> Authority {
+        match admin {
+            Some(admin) => Authority { key: admin.key, role: Role::Admin },
+            None => Authority { key: own.clone(), role: own_role },
+        }
+    }
+
+    /// Refuses accounts that `KOSLI_SERVICE_ACCOUNTS` does not permit. Nothing has been sent to Kosli before this.
+    pub(super) fn permit(&self, account: &Account) -> Result<(), RotationError> {
+        if self.function.config.permitted.allows(account) {
+            return Ok(());
+        }
+        Err(RotationError::new(
+            ErrorKind::NotPermitted,
+            format!("The secret names the service account {account}, which this function may not touch."),
+            "Permit it in the function's KOSLI_SERVICE_ACCOUNTS, or correct the secret.",
+        ))
+    }
+
+    /// Lists the account's keys. A key that answers 401 is asked once more before it counts as dead.
+    pub(super) async fn list(&self, account: &Account, authority: &Authority) -> Result<Listing, RotationError> {
+        let kosli = self.kosli(&authority.key);
+        let mut listing = kosli.list(account).await;
+        if matches!(listing, Err(KosliError::Refused { status: StatusCode::UNAUTHORIZED, .. }))
+            && self.budget.pause(DEATH_PAUSES[0]).await
+        {
+            listing = kosli.list(account).await;
+        }
+        listing.map_err(|error| kosli_failed(&error, authority.role, &format!("listing the keys of {account}")))
+    }
+
+    /// Revokes a key of the account, and counts it. False: it was not there any more.
+    pub(super) async fn revoke(
+        &self,
+        account: &Account,
+        id: &KeyId,
+        authority: &Authority,
+    ) -> Result<bool, KosliError> {
+        let revoked = self.kosli(&authority.key).revoke(account, id).await?;
+        count(&self.tally.revoked);
+        Ok(revoked)
+    }
+
+    /// The ids of the keys that labelled versions hold; those of `known` versions need no read. A version that does not
+    /// parse is ignored.
+    pub(super) async fn held_key_ids(
+        &self,
+        description: &Description,
+        known: &[&Credential],
+    ) -> Result<Vec<KeyId>, RotationError> {
+        let mut held: Vec<KeyId> = known.iter().filter_map(|credential| credential.key_id.clone()).collect();
+        for (version, labels) in &description.versions {
+            // A version with nothing but our own label is an abandoned one: the label goes before the next mint.
+            let abandoned = labels.iter().all(|label| label.starts_with(KEY_ID_LABEL));
+            if abandoned || known.iter().any(|credential| credential.version == *version) {
+                continue;
+            }
+            held.extend(labels.iter().filter_map(|label| label.strip_prefix(KEY_ID_LABEL)).filter_map(KeyId::parse));
+            if let Some(version) = self.read(Which::Id(version)).await? {
+                held.extend(Credential::parse(&version, description, "a label").ok().and_then(|held| held.key_id));
+            }
+        }
+        Ok(held)
+    }
+
+    /// Authenticates with a key.
+    pub(super) async fn accepts(
+        &self,
+        account: &Account,
+        key: &ApiKey,
+        whose: &str,
+        pauses: &[Duration],
+    ) -> Result<Acceptance, RotationError> {
+        let accepted = self.kosli(key).accepts(&account.org, pauses).await;
+        accepted.map_err(|error| acceptance_unknown(&error, account, whose))
+    }
+
+    /// An error of Secrets Manager in words for the operator.
+    pub(super) fn aws_failed(&self, error: &SecretsManagerError) -> RotationError {
+        failures::aws_failed(error, self.secret)
+    }
+}
