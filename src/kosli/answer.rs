@@ -1,0 +1,315 @@
+//! Kosli's answers: what they mean, and how they are read. No body of a success, nor a parser's words about one, goes anywhere.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use reqwest::StatusCode;
+use reqwest::header::HeaderValue;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::api_key::{ApiKey, LEFT_OUT, repeatable};
+use crate::budget::Repeatable;
+use crate::clock::from_epoch_seconds;
+use crate::identity::KeyId;
+
+/// An active key of a service account, as the list shows it: everything but the value.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct KeyEntry {
+    /// The public id.
+    pub id: KeyId,
+    /// What a person or this function wrote about it.
+    pub description: String,
+    /// When it was minted.
+    pub created_at: SystemTime,
+    /// Its expiry in seconds since 1970; `None`: never.
+    pub expires_at: Option<u64>,
+    /// When it was last used, as far as Kosli has noticed; `None`: never.
+    pub last_used_at: Option<SystemTime>,
+}
+
+/// The whole list of a service account's keys.
+#[derive(Clone, Debug)]
+pub struct Listing {
+    /// The keys, in Kosli's order.
+    pub keys: Vec<KeyEntry>,
+    /// Kosli's own time when it answered: what ages of keys are measured against.
+    pub at: SystemTime,
+}
+
+/// A key that has just been minted. Its value is shown this once.
+#[derive(Debug)]
+pub struct Minted {
+    /// The public id.
+    pub id: KeyId,
+    /// The value.
+    pub key: ApiKey,
+    /// Its expiry as Kosli took it; `None`: it did not say.
+    pub expires_at: Option<u64>,
+    /// Until when the key that it replaces goes on working, as Kosli says.
+    pub grace_period_expires_at: Option<SystemTime>,
+}
+
+/// What a mint came to.
+#[derive(Debug)]
+pub enum MintAnswer {
+    /// There is a new key, and this is its value.
+    Minted(Minted),
+    /// There is a new key with this id, and its value was not in the answer: lost.
+    Lost(KeyId),
+}
+
+/// Whether Kosli accepts a key.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Acceptance {
+    /// It does.
+    Accepted,
+    /// A definite 401, as often as was asked. Nothing else proves that a key is dead.
+    Dead,
+}
+
+/// A call that failed.
+#[derive(Clone, Debug)]
+pub enum KosliError {
+    /// It did not happen: Kosli (or what stands before it) said no.
+    Refused {
+        /// The HTTP status.
+        status: StatusCode,
+        /// What Kosli said, without anything that could be a key.
+        message: String,
+        /// How long Kosli asked to be left alone.
+        retry_after: Option<Duration>,
+    },
+    /// It did not happen: no connection was made.
+    NotSent(String),
+    /// It may have happened: it was sent, and there is no answer that can be trusted.
+    Unclear(String),
+}
+
+/// A key on the wire. Timestamps are integers or floats; 0, null and absent mean "never".
+#[derive(Deserialize)]
+struct WireKey {
+    id: String,
+    #[serde(default)]
+    description: Option<String>,
+    created_at: f64,
+    #[serde(default)]
+    expires_at: Option<f64>,
+    #[serde(default)]
+    last_used_at: Option<f64>,
+}
+
+impl WireKey {
+    /// `None`: it is no proper key. `caller` is the key that was sent, and may come back where something else should be.
+    fn into_entry(self, caller: &ApiKey) -> Option<KeyEntry> {
+        Some(KeyEntry {
+            id: KeyId::parse(&self.id).filter(|id| !caller.shows_in(id.as_str()))?,
+            description: match self.description {
+                Some(text) if caller.shows_in(&text) => LEFT_OUT.to_owned(),
+                text => text.unwrap_or_default(),
+            },
+            created_at: from_epoch_seconds(whole_second(self.created_at)?),
+            expires_at: self.expires_at.and_then(whole_second),
+            last_used_at: self.last_used_at.and_then(whole_second).map(from_epoch_seconds),
+        })
+    }
+}
+
+/// A minted key on the wire. The value is in `key` (API reference, clients) or in `api_key` (tutorial): a parser that trusted
+/// one spelling would lose a key that is shown once. Each field is read by itself, so that nothing odd in one of them stands
+/// in the way of the value.
+#[derive(Deserialize)]
+struct WireMinted<'a> {
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    key: Option<&'a RawValue>,
+    #[serde(borrow)]
+    api_key: Option<&'a RawValue>,
+    #[serde(borrow)]
+    expires_at: Option<&'a RawValue>,
+    #[serde(borrow)]
+    grace_period_expires_at: Option<&'a RawValue>,
+}
+
+/// Reads a list of keys. `caller` is the key that was sent, and may come back where something else should be. Public, as the other
+/// readers of answers are, for `fuzz/`.
+///
+/// # Errors
+/// Unless all of it is an array of keys: a part of it would prove nothing.
+pub fn keys_in(body: &[u8], caller: &ApiKey) -> Result<Vec<KeyEntry>, KosliError> {
+    serde_json::from_slice::<Vec<WireKey>>(body)
+        .ok()
+        .and_then(|keys| keys.into_iter().map(|key| key.into_entry(caller)).collect())
+        .ok_or_else(|| KosliError::Unclear("its list of keys is not an array of keys".to_owned()))
+}
+
+/// Reads one key.
+///
+/// # Errors
+/// If it is none.
+pub fn key_in(body: &[u8], caller: &ApiKey) -> Result<KeyEntry, KosliError> {
+    serde_json::from_slice::<WireKey>(body)
+        .ok()
+        .and_then(|key| key.into_entry(caller))
+        .ok_or_else(|| KosliError::Unclear("its answer is not a key".to_owned()))
+}
+
+/// Reads what a mint with the key `ours` has brought.
+///
+/// # Errors
+/// [`KosliError::Unclear`]: the answer does not say which key there is now.
+pub fn minted_in(body: &[u8], ours: &ApiKey) -> Result<MintAnswer, KosliError> {
+    // No text of this body, nor of an error about it, goes anywhere: it may quote the key.
+    let minted: WireMinted = serde_json::from_slice(body)
+        .map_err(|_| KosliError::Unclear("its answer to a mint cannot be read".to_owned()))?;
+    let value = [minted.key, minted.api_key].into_iter().find_map(|field| {
+        let value = SecretString::from(lenient::<String>(field)?);
+        ApiKey::parse(value.expose_secret())
+    });
+    let id = lenient::<String>(minted.id)
+        .map(SecretString::from)
+        // An id is logged, put on a label and sent in URLs: one that shows a key's value is none.
+        .filter(|id| [Some(ours), value.as_ref()].into_iter().flatten().all(|key| !key.shows_in(id.expose_secret())))
+        .and_then(|id| KeyId::parse(id.expose_secret()))
+        .ok_or_else(|| KosliError::Unclear("its answer to a mint has no proper key id".to_owned()))?;
+    let second = |field| lenient::<f64>(field).and_then(whole_second);
+    Ok(match value {
+        // A "new" key that is the one we came with is no new key.
+        Some(new) if !new.same(ours) => MintAnswer::Minted(Minted {
+            id,
+            key: new,
+            expires_at: second(minted.expires_at),
+            grace_period_expires_at: second(minted.grace_period_expires_at).map(from_epoch_seconds),
+        }),
+        _ => MintAnswer::Lost(id),
+    })
+}
+
+/// What an answer to a call with this key means that is not a success: refused or unclear. `retry_after` is the header.
+pub fn failed(status: StatusCode, retry_after: Option<&HeaderValue>, body: &[u8], key: &ApiKey) -> KosliError {
+    if did_not_happen(status) {
+        let message = message_in(body, key);
+        return KosliError::Refused { status, message, retry_after: retry_after.and_then(seconds) };
+    }
+    KosliError::Unclear(format!("it answered {}", status.as_u16()))
+}
+
+/// A field that may be absent or of any type.
+fn lenient<'a, T: Deserialize<'a>>(field: Option<&'a RawValue>) -> Option<T> {
+    serde_json::from_str(field?.get()).ok()
+}
+
+/// The second that a timestamp lies in; `None` for zero, which means "never", and for nonsense.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn whole_second(timestamp: f64) -> Option<u64> {
+    // The half-open range is what an `f64` holds exactly, so that the cast loses nothing but the fraction.
+    (1.0..9_007_199_254_740_992.0).contains(&timestamp).then_some(timestamp as u64)
+}
+
+/// Whether a status proves that a call had no effect.
+fn did_not_happen(status: StatusCode) -> bool {
+    status.is_redirection() || matches!(status.as_u16(), 400 | 401 | 403 | 404 | 409 | 422 | 429)
+}
+
+/// `Retry-After` in seconds; a date there is as good as absent, the backoff being bounded anyway.
+fn seconds(retry_after: &HeaderValue) -> Option<Duration> {
+    retry_after.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+}
+
+/// What Kosli says about a refusal: `{"message": …}`, maybe with `errors`, or a bare JSON string; a proxy in front may say
+/// anything, which is left out. So is every word that could be (a piece of) a key: an error page may echo the request.
+fn message_in(body: &[u8], key: &ApiKey) -> String {
+    let text = match serde_json::from_slice::<serde_json::Value>(body) {
+        Ok(serde_json::Value::String(text)) => text,
+        Ok(serde_json::Value::Object(fields)) => {
+            let mut text = fields.get("message").and_then(|message| message.as_str()).unwrap_or_default().to_owned();
+            if let Some(serde_json::Value::Object(errors)) = fields.get("errors") {
+                for (field, error) in errors {
+                    text += &format!("; {field}: {}", error.as_str().unwrap_or_default());
+                }
+            }
+            text
+        }
+        _ => String::new(),
+    };
+    repeatable(&text, key)
+}
+
+impl KosliError {
+    /// The status of a refusal.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Refused { status, .. } => Some(status.as_u16()),
+            _ => None,
+        }
+    }
+}
+
+impl Repeatable for KosliError {
+    fn repeat_after(&self) -> Option<Duration> {
+        match self {
+            // 409 is a lock conflict, which Kosli's own client treats as passing.
+            Self::Refused { status: StatusCode::CONFLICT | StatusCode::TOO_MANY_REQUESTS, retry_after, .. } => {
+                Some(retry_after.unwrap_or_default())
+            }
+            Self::Refused { .. } => None,
+            Self::NotSent(_) | Self::Unclear(_) => Some(Duration::ZERO),
+        }
+    }
+}
+
+impl fmt::Display for KosliError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused { status, message, .. } if message.is_empty() => write!(f, "it answered {}", status.as_u16()),
+            Self::Refused { status, message, .. } => write!(f, "it answered {}: {message}", status.as_u16()),
+            Self::NotSent(why) | Self::Unclear(why) => f.write_str(why),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OURS: &str = "made-up-currentkeyvalue-0123456789";
+
+    fn ours() -> ApiKey {
+        ApiKey::parse(OURS).expect("valid")
+    }
+
+    #[test]
+    fn a_key_in_the_place_of_an_id_is_no_id() {
+        for body in [
+            format!(r#"{{"id":"{OURS}","key":"made-up-new-key"}}"#),
+            r#"{"id":"made-up-new-key","key":"made-up-new-key"}"#.to_owned(),
+            r#"{"id":"made-up-new-key","api_key":"made-up-new-key"}"#.to_owned(),
+            format!(r#"{{"id":"{OURS}"}}"#),
+        ] {
+            let answer = minted_in(body.as_bytes(), &ours());
+            assert!(matches!(answer, Err(KosliError::Unclear(_))), "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_repeats_no_piece_of_the_key() {
+        for said in [
+            OURS,
+            "xcurrentkeyvaluex",
+            r"made\u0001-up-\u0001cur renkey",
+            "(currentkeyvalue)",
+            r"current\u0000keyvalue",
+            r"0123456\u007f789",
+        ] {
+            let body = format!(r#"{{"message":"the key {said} is not known"}}"#);
+            let error = failed(StatusCode::UNAUTHORIZED, None, body.as_bytes(), &ours()).to_string();
+            assert!(error.starts_with("it answered 401: the key ") && error.ends_with(" is not known"), "{error}");
+            assert!(
+                !OURS.as_bytes().windows(8).any(|piece| error.contains(&String::from_utf8_lossy(piece)[..])),
+                "{error}"
+            );
+        }
+    }
+}
