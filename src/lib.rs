@@ -25,7 +25,11 @@
 //! | where | what |
 //! |---|---|
 //! | `main.rs` | the executable: reads the environment, makes the clients once, speaks the Runtime API |
-//! | [`rotation`] | the dispatcher, and what the steps share: observing, reading, words for errors |
+//! | [`function`] | what an invocation runs with: plain data |
+//! | [`rotation`] | the dispatcher: an event to its step or to the report, the answer to log and metrics |
+//! | `rotation/invocation.rs` | one step in one invocation: what it observes, and its answer |
+//! | `rotation/session.rs` | one secret in one invocation: reading, listing, authenticating, revoking |
+//! | `rotation/failures.rs` | failures that several steps can meet, in words |
 //! | `rotation/create_secret.rs` | `createSecret`: all checks, then the mint |
 //! | `rotation/replacement.rs` | the loop around the mint: unclear outcomes, lost keys, twins |
 //! | `rotation/replacement/plan.rs` | what is minted next: which key is rotated, or whether one is created |
@@ -33,7 +37,8 @@
 //! | `rotation/replacement/store.rs` | the store of a minted key, and what becomes of a superfluous one |
 //! | `rotation/marks.rs` | which keys on the account were minted to replace a version: pure |
 //! | `rotation/set_secret.rs`, `rotation/test_secret.rs` | `setSecret` cross-checks, `testSecret` authenticates |
-//! | `rotation/finish_secret.rs` | `finishSecret`: proof, promotion, sweep, revocation |
+//! | `rotation/finish_secret.rs` | `finishSecret`: proof and promotion |
+//! | `rotation/clean_up.rs` | what follows the promotion: the sweep, the revocation of the old key |
 //! | `rotation/check_secret.rs` | `checkSecret`: a report that changes nothing |
 //! | `rotation/credential.rs` | a version's value with whom it belongs to: value, labels and tags together |
 //! | [`staging`] | where the event's version stands, from the labels: pure |
@@ -43,9 +48,12 @@
 //! | [`marker`] | how a lost key is recognized, and the odds: pure |
 //! | [`event`], [`config`], [`error`] | the edges: what comes in, what is set, what is said when it fails |
 //! | [`secrets_manager`], [`kosli`] | the two services over the wire: domain types in and out, refused or unclear |
+//! | `kosli/answer.rs` | what Kosli's answers mean, and how they are read: pure |
 //! | [`budget`], [`clock`] | the invocation's time: time-outs, retries, pauses, all of it before the deadline |
 //! | [`http_client`], [`log`] | one HTTP client with one TLS stack for both services; one log |
 //! | [`metrics`] | one line of CloudWatch metrics for each invocation |
+//!
+//! Each file uses what lies below it, and none beside or above it: `tests/layers.rs` has the order.
 //!
 //! # Invariants
 //!
@@ -61,12 +69,12 @@
 //! between a mint's answer and the store.
 //!
 //! **I3 No orphan.** What a completed rotation has minted is held by the secret, or revoked, or dies within Kosli's
-//! shortest grace period. Kept by the recovery in `replacement.rs`, and guaranteed by the sweep in `finish_secret.rs`,
+//! shortest grace period. Kept by the recovery in `replacement.rs`, and guaranteed by the sweep in `clean_up.rs`,
 //! which is reached again whenever the step is delivered again.
 //!
 //! **I4 Hands off.** Only the secret's own key, and keys proven to replace this version of this secret, are rotated or
 //! revoked. The proof is the mark, never used, younger than the version, the same description (`marks.rs`), held by no
-//! version (`replacement/plan.rs` and `finish_secret.rs`). [`identity::Permitted`] bounds all of it, and the host and the
+//! version (`replacement/plan.rs` and `clean_up.rs`). [`identity::Permitted`] bounds all of it, and the host and the
 //! admin secret's name come from the environment alone.
 //!
 //! **I5 No leak.** A key's value is in the `Authorization` header and in the secret. [`api_key::ApiKey`] has a

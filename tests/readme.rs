@@ -208,9 +208,12 @@ fn every_variable_is_in_the_configuration_table_with_its_default() {
 fn every_source_file_is_on_the_map_of_the_crate_documentation() {
     let documentation: String =
         include_str!("../src/lib.rs").lines().filter(|line| line.starts_with("//! |")).collect();
-    for (folder, prefix) in
-        [("src", ""), ("src/rotation", "rotation/"), ("src/rotation/replacement", "rotation/replacement/")]
-    {
+    for (folder, prefix) in [
+        ("src", ""),
+        ("src/kosli", "kosli/"),
+        ("src/rotation", "rotation/"),
+        ("src/rotation/replacement", "rotation/replacement/"),
+    ] {
         for entry in std::fs::read_dir(folder).expect("tests run in the package's folder") {
             let name = entry.expect("it can be read").file_name().into_string().expect("a plain name");
             let Some(module) = name.strip_suffix(".rs").filter(|module| *module != "lib") else { continue };
