@@ -31,7 +31,7 @@ pub use self::key::{Key, MintedBy};
 pub use self::request::Operation;
 use self::request::{KeyRequest, Route, presented_key};
 pub use self::switches::{
-    ErrorBody, ExpiresAt, GetInGrace, InvalidStatus, KeyField, KeyManagers, LastUsedAt, ListInGrace, ListShape, Never,
+    ErrorBody, ExpiresAt, GetInGrace, InvalidRequest, KeyField, KeyManagers, LastUsedAt, ListInGrace, ListShape, Never,
     Quota, RateLimit, RightsInGrace, RotateInGrace, RotateStatus, SuccessorId, Switches, Timestamps,
 };
 use crate::clock::Clock;
@@ -43,7 +43,7 @@ mod key;
 mod request;
 mod switches;
 
-/// Kosli shortens every expiry to this (Terraform provider 0.9.4), and uses it where none is asked for.
+/// Kosli shortens every expiry to this (Terraform provider 0.9.4), and uses it for a created key where none is asked for.
 const LONGEST_LIFE: Duration = Duration::from_hours(365 * 24);
 
 /// Kosli: its service accounts, and every key that was ever minted.
@@ -290,6 +290,8 @@ impl Kosli {
         // Where ids are handed on, the newest key with the id is the one that is rotated.
         let old = self.keys.iter().rfind(named).ok_or_else(Refusal::key_not_found)?;
         let description = old.description.clone();
+        // "Rotation on its own does not extend the credential."
+        let own_expiry = old.expires_at;
         let in_grace = self.keys.iter().filter(named).any(|key| key.is_in_grace_at(now));
         if in_grace {
             self.check_rotate_in_grace()?;
@@ -303,7 +305,8 @@ impl Kosli {
         };
         let minted_by = MintedBy::Rotate { of: route.key_id.clone() };
         let minted = self.new_key(id, (&route.org, &route.account), &description, minted_by);
-        let successor = Key { expires_at: Some(self.expiry(request.expires_at)), ..minted };
+        let expires_at = self.expiry(request.expires_at.or(own_expiry));
+        let successor = Key { expires_at: Some(expires_at), ..minted };
         let answer = self.switches.rotated(&successor, grace_ends_at);
         self.keys.push(successor);
         let status = match self.switches.rotate_status {

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use bytes::Bytes;
 use emulator::clock::Clock;
 use emulator::kosli::{
-    ErrorBody, ExpiresAt, GetInGrace, InvalidStatus, Key, KeyField, KeyManagers, Kosli, LastUsedAt, ListInGrace,
+    ErrorBody, ExpiresAt, GetInGrace, InvalidRequest, Key, KeyField, KeyManagers, Kosli, LastUsedAt, ListInGrace,
     ListShape, MintedBy, Never, Operation, Quota, RateLimit, RightsInGrace, Role, RotateInGrace, RotateStatus,
     SuccessorId, Switches, Timestamps,
 };
@@ -150,16 +150,20 @@ fn a_rotation_mints_a_successor_and_gives_the_old_key_a_grace_period() {
     assert_eq!(world.get(&old.0), (404, json!({"message": "API key not found"})));
 }
 
-/// Both fields of a rotation are optional: 24 hours of grace, and 365 days of life (Terraform provider 0.9.4).
+/// Both fields of a rotation are optional: 24 hours of grace, and the rotated key's own expiry ("rotation on its own does not
+/// extend the credential"). A key from before the cap may never expire; its successor does (Terraform provider 0.9.4).
 #[test]
 fn the_defaults_of_a_rotation() {
     let nulls = json!({"grace_period_hours": null, "expires_at": null});
     for body in [Value::Null, json!({}), nulls, json!({"expires_at": 0})] {
         let mut world = World::new();
         let id = world.id.clone();
-        let (_, answer) = world.rotate(&id, body);
+        let (_, answer) = world.rotate(&id, body.clone());
         assert_eq!(answer["grace_period_expires_at"], START + 86400.0);
-        assert_eq!(answer["expires_at"], START + 365.0 * 86400.0);
+        assert_eq!(answer["expires_at"], START + 30.0 * 86400.0);
+
+        let (id, _) = world.kosli.add_key("acme", "ci", "from before the cap", at(START), None);
+        assert_eq!(world.rotate(&id, body).1["expires_at"], START + 365.0 * 86400.0);
     }
 }
 
@@ -234,15 +238,25 @@ fn an_expiry_is_kept_to_the_second_and_shortened_beyond_365_days() {
     let mut world = World::new();
     let cap = START + 365.0 * 86400.0;
     for (sent, kept) in [
-        (json!(START + 0.5), START + 0.5),
-        (json!(1_790_000_001), 1_790_000_001.0),
-        (json!(cap), cap),
-        (json!(cap + 1.0), cap),
-        (json!(1e300), cap),
+        (START as u64 + 1, START.floor() + 1.0),
+        (1_790_000_001, 1_790_000_001.0),
+        (cap as u64, cap.floor()),
+        (cap as u64 + 1, cap),
+        (4_102_444_800, cap),
     ] {
         let (status, answer) = world.create(json!({"description": "x", "expires_at": sent}));
         assert_eq!((status, &answer["expires_at"]), (201, &json!(kept)));
     }
+}
+
+/// The fields that a refusal names, each with the word for what is wrong.
+fn invalid(answer: &Value) -> Vec<(String, String)> {
+    let detail = answer["detail"].as_array().unwrap_or_else(|| panic!("no detail in {answer}"));
+    let named = |error: &Value| {
+        assert_eq!((&error["loc"][0], fields(error)), (&json!("body"), vec!["loc", "msg", "type"]));
+        (text(&error["loc"][1]), text(&error["type"]))
+    };
+    detail.iter().map(named).collect()
 }
 
 #[test]
@@ -250,20 +264,45 @@ fn fields_that_are_not_valid_are_named_and_nothing_is_minted() {
     let mut world = World::new();
     let (id, key) = (world.id.clone(), world.key.clone());
     let minted = world.kosli.keys().count();
-    for hours in [json!(0), json!(721), json!(-1), json!(1.5), json!("24"), json!([])] {
+    let wrong = |field: &str, word: &str| vec![(field.to_owned(), word.to_owned())];
+    for (hours, word) in [
+        (json!(0), "greater_than_equal"),
+        (json!(-1), "greater_than_equal"),
+        (json!(721), "less_than_equal"),
+        (json!(1.5), "int_type"),
+        (json!("24"), "int_type"),
+        (json!([]), "int_type"),
+    ] {
         let (status, answer) = world.rotate(&id, json!({"grace_period_hours": hours}));
-        assert_eq!((status, fields(&answer["errors"])), (400, vec!["grace_period_hours"]));
+        assert_eq!((status, invalid(&answer)), (422, wrong("grace_period_hours", word)));
     }
-    for expires_at in [json!(START), json!(1), json!(-1), json!("2030-01-01"), json!(true)] {
+    for (expires_at, word) in [
+        (json!(START), "int_type"),
+        (json!(1e300), "int_type"),
+        (json!("2030-01-01"), "int_type"),
+        (json!(true), "int_type"),
+        (json!(4_102_444_801_u64), "less_than_equal"),
+    ] {
         let (status, answer) = world.rotate(&id, json!({"expires_at": expires_at}));
-        assert_eq!((status, fields(&answer["errors"])), (400, vec!["expires_at"]));
+        assert_eq!((status, invalid(&answer)), (422, wrong("expires_at", word)));
     }
-    for description in [json!(""), json!("é".repeat(257)), json!(7), Value::Null] {
-        let (status, answer) = world.create(json!({"description": description, "expires_at": 1}));
-        assert_eq!((status, fields(&answer["errors"])), (400, vec!["description", "expires_at"]));
+    for (description, word) in [
+        (json!(""), "string_too_short"),
+        (json!("é".repeat(257)), "string_too_long"),
+        (json!(7), "string_type"),
+        (Value::Null, "string_type"),
+    ] {
+        let (status, answer) = world.create(json!({"description": description, "expires_at": "soon"}));
+        let both = [wrong("description", word), wrong("expires_at", "int_type")].concat();
+        assert_eq!((status, invalid(&answer)), (422, both));
     }
-    assert_eq!(world.create(Value::Null).0, 400);
+    assert_eq!(invalid(&world.create(Value::Null).1), wrong("description", "missing"));
     assert_eq!(world.create(json!([])).0, 400);
+    // Of the right type, but past.
+    for expires_at in [START as i64, 1, -1] {
+        let (status, answer) = world.rotate(&id, json!({"expires_at": expires_at}));
+        assert_eq!((status, answer), (400, json!({"message": "expires_at cannot be in the past"})));
+    }
     assert_eq!(world.kosli.keys().count(), minted);
     assert_eq!(world.find(&key).grace_ends_at, None);
 
@@ -405,14 +444,16 @@ fn a_service_account_is_created_shown_and_deleted_with_its_keys() {
 fn fields_of_a_service_account_that_are_not_valid_are_named() {
     let mut world = World::new();
     for (body, wrong) in [
-        (json!({}), vec!["name", "privilege"]),
-        (json!({"name": "a_b", "privilege": "root", "description": 1}), vec!["description", "name", "privilege"]),
-        (json!({"name": "bot", "privilege": "Admin"}), vec!["privilege"]),
+        (json!({}), vec![("name", "missing"), ("privilege", "missing")]),
+        (
+            json!({"name": "a_b", "privilege": "root", "description": 1}),
+            vec![("name", "string_pattern_mismatch"), ("privilege", "enum"), ("description", "string_type")],
+        ),
+        (json!({"name": "bot", "privilege": "Admin"}), vec![("privilege", "enum")]),
     ] {
         let (status, answer) = world.call_as_admin(Method::POST, ACCOUNTS, body.clone());
-        let mut named = fields(&answer["errors"]);
-        named.sort_unstable();
-        assert_eq!((status, named), (400, wrong), "{body}");
+        let wrong: Vec<_> = wrong.iter().map(|(field, word)| ((*field).to_owned(), (*word).to_owned())).collect();
+        assert_eq!((status, invalid(&answer)), (422, wrong), "{body}");
     }
     assert_eq!(world.call_as_admin(Method::GET, ACCOUNTS, Value::Null).1.as_array().map(Vec::len), Some(2));
 }
@@ -823,17 +864,17 @@ fn switches_on_statuses_and_errors() {
     let id = world.id.clone();
     assert_eq!(world.rotate(&id, json!({})).0, 200);
 
-    let invalid_status = InvalidStatus::UnprocessableEntity;
-    let mut world = World::with(Switches { invalid_status, ..Switches::default() });
-    assert_eq!(world.create(json!({})).0, 422);
-
     let message = "Input payload validation failed";
-    for (error_body, body) in [
-        (ErrorBody::Object, json!({"message": message, "errors": {"description": "is a required property"}})),
-        (ErrorBody::MessageOnly, json!({"message": message})),
-        (ErrorBody::BareString, json!(message)),
+    let errors = json!({"message": message, "errors": {"description": "Field required"}});
+    let detail = json!({"detail": [{"loc": ["body", "description"], "msg": "Field required", "type": "missing"}]});
+    for (invalid_request, error_body, status, body) in [
+        (InvalidRequest::Detail, ErrorBody::Object, 422, &detail),
+        (InvalidRequest::Errors400, ErrorBody::Object, 400, &errors),
+        (InvalidRequest::Errors422, ErrorBody::Object, 422, &errors),
+        (InvalidRequest::Detail, ErrorBody::MessageOnly, 422, &json!({"message": message})),
+        (InvalidRequest::Detail, ErrorBody::BareString, 422, &json!(message)),
     ] {
-        let mut world = World::with(Switches { error_body, ..Switches::default() });
-        assert_eq!(world.create(json!({})), (400, body));
+        let mut world = World::with(Switches { invalid_request, error_body, ..Switches::default() });
+        assert_eq!(world.create(json!({})), (status, body.clone()));
     }
 }

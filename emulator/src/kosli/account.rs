@@ -8,10 +8,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::StatusCode;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::answer::Refusal;
-use super::request::{Route, object};
+use super::request::{Invalid, Route, object};
 use super::{Caller, Kosli};
 
 /// A service account's role in its organization, the least powerful first.
@@ -134,16 +134,21 @@ fn account_request(body: &Bytes) -> Result<(String, Role, String), Refusal> {
     match (name, role, description) {
         (Some(name), Some(role), Some(description)) => Ok((name.to_owned(), role, description.to_owned())),
         (name, role, description) => {
-            let mut errors = Map::new();
-            let mut check = |field: &str, is_valid: bool, error: &str| {
-                if !is_valid {
-                    errors.insert(field.to_owned(), json!(error));
-                }
+            let invalid = |is_valid: bool, field, message: &str, kind| {
+                let missing = !fields.contains_key(field);
+                let error = || if missing { Invalid::missing(field) } else { Invalid::new(field, message, kind) };
+                (!is_valid).then(error)
             };
-            check("name", name.is_some(), "must be 1 to 64 letters, digits and hyphens");
-            check("privilege", role.is_some(), "must be admin, member, snapshotter or reader");
-            check("description", description.is_some(), "must be a text");
-            Err(Refusal::invalid(errors))
+            Err(Refusal::invalid([
+                invalid(
+                    name.is_some(),
+                    "name",
+                    "must be 1 to 64 letters, digits and hyphens",
+                    "string_pattern_mismatch",
+                ),
+                invalid(role.is_some(), "privilege", "must be admin, member, snapshotter or reader", "enum"),
+                invalid(description.is_some(), "description", "Input should be a valid string", "string_type"),
+            ]))
         }
     }
 }

@@ -8,7 +8,8 @@ use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::key::Key;
-use super::switches::{ErrorBody, InvalidStatus, KeyField, LastUsedAt, ListInGrace, Never, Switches, Timestamps};
+use super::request::Invalid;
+use super::switches::{ErrorBody, InvalidRequest, KeyField, LastUsedAt, ListInGrace, Never, Switches, Timestamps};
 
 /// A request that is answered with an error and has no effect.
 pub(super) struct Refusal {
@@ -18,8 +19,8 @@ pub(super) struct Refusal {
 }
 
 enum Reason {
-    /// The fields that are wrong; the status is a switch.
-    Invalid(Map<String, Value>),
+    /// The fields that are wrong; status and form are a switch.
+    Invalid(Vec<Invalid>),
     Status(StatusCode),
 }
 
@@ -32,9 +33,13 @@ impl Refusal {
         Self::new(StatusCode::FORBIDDEN, "You don't have permission to access this resource")
     }
 
-    pub(super) fn invalid(errors: Map<String, Value>) -> Self {
+    pub(super) fn invalid(errors: impl IntoIterator<Item = Option<Invalid>>) -> Self {
         let message = "Input payload validation failed".to_owned();
-        Self { reason: Reason::Invalid(errors), message, retry_after: None }
+        Self { reason: Reason::Invalid(errors.into_iter().flatten().collect()), message, retry_after: None }
+    }
+
+    pub(super) fn expiry_in_the_past() -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "expires_at cannot be in the past")
     }
 
     pub(super) fn account_not_found() -> Self {
@@ -65,20 +70,14 @@ pub(super) fn response(status: StatusCode, body: &Value, now: SystemTime) -> Res
 impl Switches {
     /// A refusal, as the switches want it to look.
     pub(super) fn refuse(&self, refusal: &Refusal, now: SystemTime) -> Response<Bytes> {
-        let mut body = json!({ "message": refusal.message });
-        let status = match &refusal.reason {
-            Reason::Status(status) => *status,
-            Reason::Invalid(errors) => {
-                body["errors"] = json!(errors);
-                match self.invalid_status {
-                    InvalidStatus::BadRequest => StatusCode::BAD_REQUEST,
-                    InvalidStatus::UnprocessableEntity => StatusCode::UNPROCESSABLE_ENTITY,
-                }
-            }
+        let message = json!({ "message": refusal.message });
+        let (status, body) = match &refusal.reason {
+            Reason::Status(status) => (*status, message.clone()),
+            Reason::Invalid(errors) => self.invalid(errors, &refusal.message),
         };
         let body = match self.error_body {
             ErrorBody::Object => body,
-            ErrorBody::MessageOnly => json!({ "message": refusal.message }),
+            ErrorBody::MessageOnly => message,
             ErrorBody::BareString => json!(refusal.message),
         };
         let mut response = response(status, &body, now);
@@ -86,6 +85,24 @@ impl Switches {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after.as_secs()));
         }
         response
+    }
+
+    fn invalid(&self, errors: &[Invalid], message: &str) -> (StatusCode, Value) {
+        let by_field = || -> Value {
+            let errors: Map<String, Value> =
+                errors.iter().map(|error| (error.field.to_owned(), json!(error.message))).collect();
+            json!({ "message": message, "errors": errors })
+        };
+        match self.invalid_request {
+            InvalidRequest::Detail => {
+                let detail = errors
+                    .iter()
+                    .map(|error| json!({ "loc": ["body", error.field], "msg": error.message, "type": error.kind }));
+                (StatusCode::UNPROCESSABLE_ENTITY, json!({ "detail": detail.collect::<Value>() }))
+            }
+            InvalidRequest::Errors400 => (StatusCode::BAD_REQUEST, by_field()),
+            InvalidRequest::Errors422 => (StatusCode::UNPROCESSABLE_ENTITY, by_field()),
+        }
     }
 
     /// A key in the answer that shows its value, once.

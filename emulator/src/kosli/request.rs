@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Request, StatusCode};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::answer::Refusal;
 use super::key::Key;
@@ -142,25 +142,23 @@ pub(super) struct KeyRequest {
 }
 
 impl KeyRequest {
-    /// Checks every field before it refuses, so that the answer names all that are wrong.
+    /// Checks every field before it refuses, so that the answer names all that are wrong. An expiry in the past is looked for
+    /// last: it is of the right type.
     pub(super) fn parse(body: &Bytes, operation: Operation, now: SystemTime) -> Result<Self, Refusal> {
         let fields = object(body)?;
         let description = match operation {
             Operation::Create => description(fields.get("description")),
             _ => Ok(String::new()),
         };
-        let expires_at = expires_at(fields.get("expires_at"), now);
+        let expires_at = expires_at(fields.get("expires_at"));
         let grace_period = grace_period(fields.get("grace_period_hours"));
         match (description, expires_at, grace_period) {
-            (Ok(description), Ok(expires_at), Ok(grace_period)) => Ok(Self { description, expires_at, grace_period }),
+            (Ok(description), Ok(expires_at), Ok(grace_period)) => match expires_at {
+                Some(time) if time <= now => Err(Refusal::expiry_in_the_past()),
+                _ => Ok(Self { description, expires_at, grace_period }),
+            },
             (description, expires_at, grace_period) => {
-                let errors = [
-                    ("description", description.err()),
-                    ("expires_at", expires_at.err()),
-                    ("grace_period_hours", grace_period.err()),
-                ];
-                let errors = errors.into_iter().filter_map(|(field, error)| Some((field.to_owned(), json!(error?))));
-                Err(Refusal::invalid(errors.collect()))
+                Err(Refusal::invalid([description.err(), expires_at.err(), grace_period.err()]))
             }
         }
     }
@@ -176,37 +174,65 @@ pub(super) fn object(body: &Bytes) -> Result<Map<String, Value>, Refusal> {
     }
 }
 
-fn description(value: Option<&Value>) -> Result<String, &'static str> {
+/// A field that is not valid: what is wrong, in words and in one word for programs.
+pub(super) struct Invalid {
+    pub(super) field: &'static str,
+    pub(super) message: String,
+    pub(super) kind: &'static str,
+}
+
+impl Invalid {
+    pub(super) fn new(field: &'static str, message: &str, kind: &'static str) -> Self {
+        Self { field, message: message.to_owned(), kind }
+    }
+
+    pub(super) fn missing(field: &'static str) -> Self {
+        Self::new(field, "Field required", "missing")
+    }
+}
+
+fn description(value: Option<&Value>) -> Result<String, Invalid> {
+    const LONGEST: usize = 256;
+    let invalid = |message, kind| Err(Invalid::new("description", message, kind));
     match value {
-        None => Err("is a required property"),
-        Some(Value::String(text)) if (1..=256).contains(&text.chars().count()) => Ok(text.clone()),
-        Some(_) => Err("must be a text of 1 to 256 characters"),
+        None => Err(Invalid::missing("description")),
+        Some(Value::String(text)) if text.is_empty() => {
+            invalid("String should have at least 1 character", "string_too_short")
+        }
+        Some(Value::String(text)) if text.chars().count() > LONGEST => {
+            invalid("String should have at most 256 characters", "string_too_long")
+        }
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(_) => invalid("Input should be a valid string", "string_type"),
     }
 }
 
-fn expires_at(value: Option<&Value>, now: SystemTime) -> Result<Option<SystemTime>, &'static str> {
-    const IN_THE_PAST: &str = "must be in the future";
-    let Some(value) = value.filter(|value| !value.is_null()) else { return Ok(None) };
-    let seconds = value.as_f64().ok_or("must be a number of seconds since 1970")?;
-    if seconds == 0.0 {
-        return Ok(None);
-    }
-    if seconds < 0.0 {
-        return Err(IN_THE_PAST);
-    }
-    // What no clock can hold is beyond the longest life in any case, like an expiry that is left out.
-    let since_epoch = Duration::try_from_secs_f64(seconds).ok();
-    match since_epoch.and_then(|since| UNIX_EPOCH.checked_add(since)) {
-        Some(time) if time <= now => Err(IN_THE_PAST),
-        time => Ok(time),
-    }
+fn expires_at(value: Option<&Value>) -> Result<Option<SystemTime>, Invalid> {
+    /// 2100-01-01: the API reference gives it as the upper bound.
+    const LATEST: i64 = 4_102_444_800;
+    let seconds = integer("expires_at", value, (i64::MIN, LATEST))?.filter(|seconds| *seconds != 0);
+    // What lies before 1970 is in the past as well.
+    Ok(seconds.map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds.try_into().unwrap_or_default())))
 }
 
-fn grace_period(value: Option<&Value>) -> Result<Duration, &'static str> {
+fn grace_period(value: Option<&Value>) -> Result<Duration, Invalid> {
     const DEFAULT_HOURS: u64 = 24;
-    let hours = match value {
-        None | Some(Value::Null) => Some(DEFAULT_HOURS),
-        Some(value) => value.as_u64().filter(|hours| (1..=720).contains(hours)),
+    let hours = integer("grace_period_hours", value, (1, 720))?;
+    Ok(Duration::from_hours(hours.and_then(|hours| hours.try_into().ok()).unwrap_or(DEFAULT_HOURS)))
+}
+
+/// A whole number within these bounds. `None`: left out, or null.
+fn integer(field: &'static str, value: Option<&Value>, (least, most): (i64, i64)) -> Result<Option<i64>, Invalid> {
+    let Some(value) = value.filter(|value| !value.is_null()) else { return Ok(None) };
+    let Some(number) = value.as_i64() else {
+        return Err(Invalid::new(field, "Input should be a valid integer", "int_type"));
     };
-    hours.map(Duration::from_hours).ok_or("must be a whole number from 1 to 720")
+    if number < least {
+        let message = format!("Input should be greater than or equal to {least}");
+        return Err(Invalid::new(field, &message, "greater_than_equal"));
+    }
+    if number > most {
+        return Err(Invalid::new(field, &format!("Input should be less than or equal to {most}"), "less_than_equal"));
+    }
+    Ok(Some(number))
 }

@@ -43,8 +43,8 @@ pub struct Switches {
     pub never: Never,
     /// The status of a rotation that worked.
     pub rotate_status: RotateStatus,
-    /// The status of a request that is well-formed JSON but not valid.
-    pub invalid_status: InvalidStatus,
+    /// How a request is refused that is well-formed JSON but not valid.
+    pub invalid_request: InvalidRequest,
     /// The form of an error.
     pub error_body: ErrorBody,
 }
@@ -62,7 +62,7 @@ impl Switches {
         merged! {
             successor_id rotate_in_grace list_in_grace get_in_grace rights_in_grace key_managers rate_limit quota key_limit
             new_key_refused_for revoked_key_accepted_for list_lag list_shape last_used_at expires_at key_field timestamps
-            never rotate_status invalid_status error_body
+            never rotate_status invalid_request error_body
         }
     }
 
@@ -105,7 +105,8 @@ impl Switches {
             ("never=null", Self { never: Never::Null, ..default() }),
             ("never=absent", Self { never: Never::Absent, ..default() }),
             ("rotate_status=200", Self { rotate_status: RotateStatus::Ok, ..default() }),
-            ("invalid_status=422", Self { invalid_status: InvalidStatus::UnprocessableEntity, ..default() }),
+            ("invalid_request=400-errors", Self { invalid_request: InvalidRequest::Errors400, ..default() }),
+            ("invalid_request=422-errors", Self { invalid_request: InvalidRequest::Errors422, ..default() }),
             ("error_body=bare-string", Self { error_body: ErrorBody::BareString, ..default() }),
             ("error_body=message-only", Self { error_body: ErrorBody::MessageOnly, ..default() }),
         ]
@@ -284,20 +285,22 @@ pub enum RotateStatus {
     Ok,
 }
 
-/// The status of a request that is well-formed JSON but not valid.
+/// How a request is refused that is well-formed JSON but not valid. An expiry in the past is always 400 with a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum InvalidStatus {
-    /// 400.
+pub enum InvalidRequest {
+    /// 422 with `{"detail": [{"loc": ["body", field], "msg": text, "type": word}]}`.
     #[default]
-    BadRequest,
-    /// 422.
-    UnprocessableEntity,
+    Detail,
+    /// 400 with `{"message": …, "errors": {field: text}}`.
+    Errors400,
+    /// 422 with the same.
+    Errors422,
 }
 
 /// All three are read by Kosli's clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ErrorBody {
-    /// `{"message": …}`, and `"errors": {field: text}` for a request that is not valid.
+    /// `{"message": …}`, and what [`InvalidRequest`] says for a request that is not valid.
     #[default]
     Object,
     /// `{"message": …}` alone.
