@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use reqwest::Url;
 
@@ -119,6 +120,16 @@ impl Config {
 }
 
 impl Policy {
+    /// How long the old key goes on working.
+    pub fn grace(&self) -> Duration {
+        Duration::from_secs(u64::from(self.grace_period_hours) * 3_600)
+    }
+
+    /// The longest that a new key lives.
+    pub fn life(&self) -> Duration {
+        Duration::from_secs(u64::from(self.key_ttl_days) * 86_400)
+    }
+
     /// This policy with a secret's tags applied: what `createSecret` goes by, before the mint.
     ///
     /// # Errors

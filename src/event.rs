@@ -28,7 +28,7 @@ pub struct RotationEvent {
     /// The secret; Secrets Manager sends its ARN.
     pub secret_id: SecretId,
     /// `ClientRequestToken`: the id of the version that this rotation makes.
-    pub token: VersionId,
+    pub version_id: VersionId,
     /// Proves the source of the request in assumed-role and cross-account rotation. Passed on to `PutSecretValue`, and
     /// printed nowhere.
     pub rotation_token: Option<SecretString>,
@@ -75,7 +75,7 @@ impl Event {
         Ok(Self::Rotation(RotationEvent {
             step: Step::parse(step)?,
             secret_id: SecretId::new(required(fields, "SecretId")?)?,
-            token: VersionId::parse(required(fields, "ClientRequestToken")?)?,
+            version_id: VersionId::parse(required(fields, "ClientRequestToken")?)?,
             rotation_token: optional(fields, "RotationToken")?.map(rotation_token).transpose()?,
         }))
     }
@@ -171,11 +171,11 @@ impl fmt::Display for VersionId {
 
 /// Secrets Manager's own rule for `PutSecretValue`, which would refuse another one: once a key has been minted, and lost by that.
 /// Source: <https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_PutSecretValue.html>
-fn rotation_token(token: &str) -> Result<SecretString, RotationError> {
+fn rotation_token(text: &str) -> Result<SecretString, RotationError> {
     let valid =
-        (36..=256).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        (36..=256).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     if valid {
-        Ok(SecretString::from(token))
+        Ok(SecretString::from(text))
     } else {
         Err(invalid("`RotationToken` is not 36 to 256 letters, digits or '-'."))
     }

@@ -48,7 +48,7 @@ impl Function {
                 request_id = context.request_id,
                 step = event.step.name(),
                 secret_id = %event.secret_id,
-                version_id = %event.token
+                version_id = %event.version_id
             ),
             Ok(Event::Check { .. }) => error_span!("invocation", request_id = context.request_id, step = "checkSecret"),
             Err(_) => error_span!("invocation", request_id = context.request_id),

@@ -17,7 +17,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::api_key::{ApiKey, shows, without_words};
 use crate::budget::{Budget, Repeatable, TimedOut};
-use crate::event::{RotationEvent, SecretId, VersionId};
+use crate::event::{SecretId, VersionId};
 
 /// The time-out of every call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -81,6 +81,17 @@ pub struct Version {
     pub created: SystemTime,
     /// The value; `None`: it is binary.
     pub value: Option<SecretString>,
+}
+
+/// A value to be stored.
+#[derive(Clone, Copy, Debug)]
+pub struct NewValue<'a> {
+    /// The text.
+    pub text: &'a SecretString,
+    /// The key in it: no word of an error that tells it is repeated.
+    pub key: &'a ApiKey,
+    /// A staging label that the version gets beside `AWSPENDING`.
+    pub label: Option<&'a str>,
 }
 
 /// Which version to read.
@@ -230,7 +241,7 @@ impl SecretsManager {
         }))
     }
 
-    /// Stores a value with this key as the version that the event is about, under `AWSPENDING` and the label given. Same
+    /// Stores a value as the version that a rotation makes, under `AWSPENDING` and the value's own label. Same
     /// version and same value again is a success, so this may be repeated whatever came of it before.
     ///
     /// # Errors
@@ -238,32 +249,30 @@ impl SecretsManager {
     pub async fn store(
         &self,
         budget: &Budget,
-        event: &RotationEvent,
-        value: &SecretString,
-        key: &ApiKey,
-        label: Option<&str>,
+        secret: &SecretId,
+        version_id: &VersionId,
+        rotation_token: Option<&SecretString>,
+        new: &NewValue<'_>,
     ) -> Result<(), SecretsManagerError> {
-        let RotationEvent { secret_id, token, rotation_token, .. } = event;
         let stored = budget
             .retry(async || {
                 let call = self
                     .client
                     .put_secret_value()
-                    .secret_id(secret_id.as_str())
-                    .client_request_token(token.as_str())
-                    .secret_string(value.expose_secret())
+                    .secret_id(secret.as_str())
+                    .client_request_token(version_id.as_str())
+                    .secret_string(new.text.expose_secret())
                     // Without labels Secrets Manager would move AWSCURRENT at once.
                     .version_stages(PENDING)
-                    .set_rotation_token(rotation_token.as_ref().map(|secret| secret.expose_secret().to_owned()));
-                let call = match label {
+                    .set_rotation_token(rotation_token.map(|secret| secret.expose_secret().to_owned()));
+                let call = match new.label {
                     Some(label) => call.version_stages(label),
                     None => call,
                 };
                 outcome("secretsmanager:PutSecretValue", budget.call(CALL_TIMEOUT, Box::pin(call.send())).await)
             })
             .await;
-        let tells =
-            |word: &str| key.shows_in(word) || rotation_token.as_ref().is_some_and(|secret| shows(secret, word));
+        let tells = |word: &str| new.key.shows_in(word) || rotation_token.is_some_and(|secret| shows(secret, word));
         stored.map(drop).map_err(|error| error.without_words(tells))
     }
 

@@ -26,11 +26,11 @@ impl Standing {
     /// # Errors
     /// Every other combination, by what is missing. A label that was attached a moment ago may not be visible yet, so the
     /// caller looks again before it believes this.
-    pub fn of(description: &Description, token: &VersionId) -> Result<Self, RotationError> {
-        let Some(labels) = description.versions.get(token) else {
+    pub fn of(description: &Description, version_id: &VersionId) -> Result<Self, RotationError> {
+        let Some(labels) = description.versions.get(version_id) else {
             return Err(RotationError::new(
                 ErrorKind::TokenNotStaged,
-                format!("The secret has no version {token} with a staging label."),
+                format!("The secret has no version {version_id} with a staging label."),
                 "The rotation that this event belongs to has ended or was abandoned. Nothing needs to be done; to rotate now, \
                  call `aws secretsmanager rotate-secret`.",
             ));
@@ -42,7 +42,7 @@ impl Standing {
         if !carries(PENDING) {
             return Err(RotationError::new(
                 ErrorKind::TokenNotPending,
-                format!("The version {token} does not carry AWSPENDING (its labels: {}).", labels.join(", ")),
+                format!("The version {version_id} does not carry AWSPENDING (its labels: {}).", labels.join(", ")),
                 "The rotation that this event belongs to has ended or was abandoned. Nothing needs to be done; to rotate now, \
                  call `aws secretsmanager rotate-secret`.",
             ));
@@ -64,7 +64,7 @@ mod tests {
 
     use super::*;
 
-    /// Every combination of labels on the token's version (`t`) and on two others.
+    /// Every combination of labels on the event's version (`t`) and on two others.
     #[test]
     fn every_combination_of_labels_has_one_meaning() {
         let id = |id: String| VersionId::trusted(id);

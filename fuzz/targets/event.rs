@@ -30,9 +30,9 @@ fn accepted(rotation: &RotationEvent, event: &Value) {
     assert!(["createSecret", "setSecret", "testSecret", "finishSecret"].contains(&rotation.step.name()));
     assert_eq!(event["SecretId"], rotation.secret_id.as_str());
     valid_secret_id(rotation.secret_id.as_str());
-    let token = rotation.token.as_str();
-    assert_eq!(event["ClientRequestToken"], token);
-    assert!((1..=64).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic()));
+    let version_id = rotation.version_id.as_str();
+    assert_eq!(event["ClientRequestToken"], version_id);
+    assert!((1..=64).contains(&version_id.len()) && version_id.bytes().all(|byte| byte.is_ascii_graphic()));
     let rotation_token = rotation.rotation_token.as_ref().map(|token| token.expose_secret());
     assert_eq!(event.get("RotationToken").and_then(Value::as_str), rotation_token);
     assert!(rotation_token.is_none_or(valid_rotation_token));

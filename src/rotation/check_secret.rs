@@ -426,7 +426,7 @@ impl Checkup<'_> {
                 "The next rotation comes before the key's expiry, as far as the schedule tells.".to_owned(),
             );
         };
-        let grace = Duration::from_secs(u64::from(self.policy.grace_period_hours) * 3_600);
+        let grace = self.policy.grace();
         // The marker takes up to three days of a key's life.
         let life = DAY * self.policy.key_ttl_days.saturating_sub(4);
         if grace >= interval {

@@ -51,7 +51,7 @@ pub(super) async fn clean_up(
             // A previous version that does not parse is ignored: nothing can be concluded from it.
             let Some(credential) = version
                 .and_then(|version| {
-                    Credential::parse_replaced(&version, &view.description, invocation.token(), PREVIOUS).ok()
+                    Credential::parse_replaced(&version, &view.description, invocation.version_id(), PREVIOUS).ok()
                 })
                 .filter(|credential| credential.account == new.account)
             else {
@@ -183,7 +183,7 @@ async fn revoke_old_key(
         return Ok(());
     }
     // Only where this step comes again: somebody may have staged the old key meanwhile, in order to go back to it.
-    if let Some(pending) = view.description.holder(PENDING).filter(|version| *version != invocation.token())
+    if let Some(pending) = view.description.holder(PENDING).filter(|version| *version != invocation.version_id())
         && let Some(version) = invocation.session.read(Which::Id(pending)).await?
         && let Ok(pending) = Credential::parse(&version, &view.description, PENDING)
         && (pending.key_id.as_ref() == Some(old_id) || pending.key().same(replaced.key()))

@@ -19,7 +19,7 @@ use crate::staging::Standing;
 /// Everything that can be checked is checked before the mint (promise I2): labels, documents, tags, permitted accounts, whether
 /// the current key works and where it stands on the account, room for labels and value, and time.
 pub(super) async fn create_secret(invocation: &Invocation<'_>) -> Result<StepAnswer, RotationError> {
-    let needs = Needs { current: true, previous: true, admin: true, token_value: false };
+    let needs = Needs { current: true, previous: true, admin: true, pending_value: false };
     let view = invocation.observe(needs).await?;
     if matches!(view.standing, Standing::Current { .. }) {
         return Ok(invocation.answer("already current"));
@@ -36,8 +36,8 @@ pub(super) async fn create_secret(invocation: &Invocation<'_>) -> Result<StepAns
 }
 
 async fn create(invocation: &Invocation<'_>, view: View) -> Result<StepAnswer, RotationError> {
-    let View { description, token: pending, current, previous, admin, .. } = view;
-    let Some(current) = current else { return Err(current_unreadable(None, invocation.token())) };
+    let View { description, pending, current, previous, admin, .. } = view;
+    let Some(current) = current else { return Err(current_unreadable(None, invocation.version_id())) };
     if let Some(pending) = pending {
         // The mint is behind us: neither a tag that was changed since nor the admin secret stands in the way of what it brought.
         let current = Credential::parse(&current, &description, CURRENT)?;
@@ -45,7 +45,7 @@ async fn create(invocation: &Invocation<'_>, view: View) -> Result<StepAnswer, R
         return already_created(invocation, &current, &pending, &description).await;
     }
     let policy = invocation.session.function.config.policy.with_tags(&description.tags)?;
-    let mut current = Credential::parse_replaced(&current, &description, invocation.token(), CURRENT)?;
+    let mut current = Credential::parse_replaced(&current, &description, invocation.version_id(), CURRENT)?;
     invocation.session.permit(&current.account)?;
     let admin = admin?;
     let stale_labels = check_room(&current, &description)?;
@@ -118,14 +118,14 @@ async fn already_created(
     let pending = Credential::parse(pending, description, PENDING)?;
     pending.same_account_as(current, [PENDING, CURRENT])?;
     if pending.key().same(current.key()) {
-        return Err(pending_is_current(invocation.session.secret, invocation.token()));
+        return Err(pending_is_current(invocation.session.secret, invocation.version_id()));
     }
     match invocation.session.accepts(&pending.account, pending.key(), "the pending key", &ACCEPTANCE_PAUSES).await? {
         Acceptance::Accepted => Ok(StepAnswer {
             key_id: pending.key_id.as_ref().map(ToString::to_string),
             ..invocation.answer("already created")
         }),
-        Acceptance::Dead => Err(pending_dead(invocation.session.secret, invocation.token())),
+        Acceptance::Dead => Err(pending_dead(invocation.session.secret, invocation.version_id())),
     }
 }
 

@@ -98,7 +98,7 @@ impl Credential {
     pub fn parse_replaced(
         version: &Version,
         description: &Description,
-        token: &VersionId,
+        version_id: &VersionId,
         role: &str,
     ) -> Result<Self, RotationError> {
         let mut credential = Self::parse(version, description, role)?;
@@ -117,7 +117,7 @@ impl Credential {
         let labelled_by_us = description
             .versions
             .iter()
-            .filter(|(version, labels)| *version != token && was_current(labels))
+            .filter(|(version, labels)| *version != version_id && was_current(labels))
             .any(|(_, labels)| labels.iter().any(|label| label.starts_with(KEY_ID_LABEL)));
         let first = !description.rotated_before && description.holder(PREVIOUS).is_none();
         match &credential.key_id {

@@ -1,6 +1,6 @@
 //! Failures that several steps can meet, in words for the operator: one wording each.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use reqwest::StatusCode;
 
@@ -36,7 +36,7 @@ impl Role {
 
 /// When the old key dies, seen from after the mint: the new version was made right after it.
 pub(super) fn estimated_death(new_version_created: SystemTime, policy: Policy) -> SystemTime {
-    new_version_created + Duration::from_secs(u64::from(policy.grace_period_hours) * 3_600)
+    new_version_created + policy.grace()
 }
 
 /// An error of Secrets Manager in words for the operator.

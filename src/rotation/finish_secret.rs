@@ -21,9 +21,9 @@ const PROMOTION_ATTEMPTS: usize = 4;
 
 /// Runs the step.
 pub(super) async fn finish_secret(invocation: &Invocation<'_>) -> Result<StepAnswer, RotationError> {
-    let needs = Needs { current: true, admin: true, token_value: true, previous: false };
+    let needs = Needs { current: true, admin: true, pending_value: true, previous: false };
     let view = invocation.observe(needs).await?;
-    let version = view.token.as_ref().ok_or_else(pending_value_missing)?;
+    let version = view.pending.as_ref().ok_or_else(pending_value_missing)?;
     let (policy, unreadable) = invocation.session.function.config.policy.with_readable_tags(&view.description.tags);
     let mut answer = match &view.standing {
         Standing::Current { previous } => {
@@ -37,7 +37,7 @@ pub(super) async fn finish_secret(invocation: &Invocation<'_>) -> Result<StepAns
             let pending = Credential::parse(version, &view.description, PENDING).map_err(&with_death)?;
             let replaced = prove(invocation, &view, &pending).await.map_err(&with_death)?;
             promote(invocation, current).await.map_err(&with_death)?;
-            info!(version_id = %invocation.token(), "AWSCURRENT moved to the new version");
+            info!(version_id = %invocation.version_id(), "AWSCURRENT moved to the new version");
             let answer = invocation.answer("promoted");
             clean_up(invocation, &view, &pending, Some(current), Some(replaced), policy, answer).await?
         }
@@ -51,14 +51,14 @@ pub(super) async fn finish_secret(invocation: &Invocation<'_>) -> Result<StepAns
 /// Proves the pending version right before `AWSCURRENT` moves to it: another key than the current one, of the same account, and
 /// Kosli accepts it. The current version, parsed, comes back.
 async fn prove(invocation: &Invocation<'_>, view: &View, pending: &Credential) -> Result<Credential, RotationError> {
-    let current = view.current.as_ref().ok_or_else(|| current_unreadable(None, invocation.token()))?;
+    let current = view.current.as_ref().ok_or_else(|| current_unreadable(None, invocation.version_id()))?;
     // The tag with the key id was checked before the mint; what became of it since must not block the promotion.
-    let current = Credential::parse_replaced(current, &view.description, invocation.token(), CURRENT)
+    let current = Credential::parse_replaced(current, &view.description, invocation.version_id(), CURRENT)
         .or_else(|_| Credential::parse(current, &view.description, CURRENT))?;
     pending.same_account_as(&current, [PENDING, CURRENT])?;
     invocation.session.permit(&pending.account)?;
     if pending.key().same(current.key()) {
-        return Err(pending_is_current(invocation.session.secret, invocation.token()));
+        return Err(pending_is_current(invocation.session.secret, invocation.version_id()));
     }
     let accepted = invocation
         .session
@@ -66,7 +66,7 @@ async fn prove(invocation: &Invocation<'_>, view: &View, pending: &Credential) -
         .await?;
     match accepted {
         Acceptance::Accepted => Ok(current),
-        Acceptance::Dead => Err(pending_dead(invocation.session.secret, invocation.token())),
+        Acceptance::Dead => Err(pending_dead(invocation.session.secret, invocation.version_id())),
     }
 }
 
@@ -76,14 +76,14 @@ async fn prove(invocation: &Invocation<'_>, view: &View, pending: &Credential) -
 async fn promote(invocation: &Invocation<'_>, current: &VersionId) -> Result<(), RotationError> {
     let Session { function, budget, secret, .. } = &invocation.session;
     let manager = &function.secrets_manager;
-    let token = invocation.token();
+    let version_id = invocation.version_id();
     for attempt in 1.. {
-        let Err(error) = manager.promote(budget, secret, token, current).await else { return Ok(()) };
+        let Err(error) = manager.promote(budget, secret, version_id, current).await else { return Ok(()) };
         // Whatever the answer was, the labels tell what happened.
         let description =
             manager.describe(budget, secret).await.map_err(|error| invocation.session.aws_failed(&error))?;
         match description.holder(CURRENT) {
-            Some(holder) if holder == token => return Ok(()),
+            Some(holder) if holder == version_id => return Ok(()),
             Some(holder) if holder != current => {
                 return Err(RotationError::new(
                     ErrorKind::CurrentMoved,

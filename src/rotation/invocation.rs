@@ -27,7 +27,7 @@ pub(super) struct View {
     pub(super) description: Description,
     pub(super) standing: Standing,
     /// The event's version; `None`: it has no value (yet).
-    pub(super) token: Option<Version>,
+    pub(super) pending: Option<Version>,
     /// The version under `AWSCURRENT`, where it was asked for and is another one than the event's.
     pub(super) current: Option<Version>,
     /// The version under `AWSPREVIOUS`, where it was asked for.
@@ -44,7 +44,7 @@ pub(super) struct Needs {
     pub(super) previous: bool,
     pub(super) admin: bool,
     /// The step comes after `createSecret`: the event's version should have a value.
-    pub(super) token_value: bool,
+    pub(super) pending_value: bool,
 }
 
 /// What a step did.
@@ -72,14 +72,14 @@ pub(super) struct StepAnswer {
 }
 
 impl Invocation<'_> {
-    pub(super) fn token(&self) -> &VersionId {
-        &self.event.token
+    pub(super) fn version_id(&self) -> &VersionId {
+        &self.event.version_id
     }
 
     /// What a failure after the mint also says: when the current key dies, worked out from the age of the pending value.
     pub(super) fn with_death(&self, view: &View) -> impl Fn(RotationError) -> RotationError + use<> {
         let (policy, _) = self.session.function.config.policy.with_readable_tags(&view.description.tags);
-        let pending = view.token.as_ref().filter(|_| matches!(view.standing, Standing::Pending { .. }));
+        let pending = view.pending.as_ref().filter(|_| matches!(view.standing, Standing::Pending { .. }));
         let dies = pending.map(|version| estimated_death(version.created, policy));
         move |error| match dies {
             Some(at) => error.current_key_dies_about(at),
@@ -91,7 +91,7 @@ impl Invocation<'_> {
         StepAnswer {
             step: self.event.step.name(),
             secret_id: self.event.secret_id.to_string(),
-            version_id: self.event.token.to_string(),
+            version_id: self.event.version_id.to_string(),
             outcome,
             key_id: None,
             replaced_key_id: None,
@@ -107,22 +107,22 @@ impl Invocation<'_> {
         let session = &self.session;
         let mut pauses = STALE_VIEW_PAUSES.iter();
         loop {
-            let (description, token, current, previous, admin) = tokio::join!(
+            let (description, pending, current, previous, admin) = tokio::join!(
                 session.function.secrets_manager.describe(&session.budget, session.secret),
-                session.read(Which::Id(self.token())),
+                session.read(Which::Id(self.version_id())),
                 read_if(needs.current, session.read(Which::Label(CURRENT))),
                 read_if(needs.previous, session.read(Which::Label(PREVIOUS))),
                 session.admin_key(needs.admin),
             );
             let description = description.map_err(|error| session.aws_failed(&error))?;
-            let (token, current, previous) = (token?, current?, previous?);
-            let standing = Standing::of(&description, self.token());
+            let (pending, current, previous) = (pending?, current?, previous?);
+            let standing = Standing::of(&description, self.version_id());
             let settled = match &standing {
                 Err(_) => false,
                 Ok(Standing::Current { .. }) => true,
                 Ok(Standing::Pending { current: holder }) => {
                     let seen = current.as_ref().map(|version| &version.id);
-                    (!needs.current || seen == Some(holder)) && (token.is_some() || !needs.token_value)
+                    (!needs.current || seen == Some(holder)) && (pending.is_some() || !needs.pending_value)
                 }
             };
             if !settled
@@ -132,14 +132,14 @@ impl Invocation<'_> {
                 continue;
             }
             let standing = standing?;
-            let current = current.filter(|version| version.id != *self.token());
+            let current = current.filter(|version| version.id != *self.version_id());
             if let Standing::Pending { current: holder } = &standing
                 && needs.current
                 && current.as_ref().is_none_or(|version| version.id != *holder)
             {
                 return Err(current_unreadable(current.as_ref(), holder));
             }
-            return Ok(View { description, standing, token, current, previous, admin });
+            return Ok(View { description, standing, pending, current, previous, admin });
         }
     }
 }

@@ -174,7 +174,7 @@ impl<'a> Replacement<'a> {
                 info!(label, version_id = %version, "removed a stale staging label");
             }
             // Right before every mint: another execution may have stored its key.
-            if let Some(version) = self.invocation.session.read(Which::Id(self.invocation.token())).await? {
+            if let Some(version) = self.invocation.session.read(Which::Id(self.invocation.version_id())).await? {
                 return Ok(Stored::ByTwin(version));
             }
             let attempt = self.fresh_attempt(&listing);
@@ -220,7 +220,9 @@ impl<'a> Replacement<'a> {
                     let superseded =
                         !matches!(plan, Plan::Rotate { head: true, .. }) && !self.marked(&listing).await?.is_empty();
                     if !superseded {
-                        if let Some(version) = self.invocation.session.read(Which::Id(self.invocation.token())).await? {
+                        if let Some(version) =
+                            self.invocation.session.read(Which::Id(self.invocation.version_id())).await?
+                        {
                             return Ok(Stored::ByTwin(version));
                         }
                         self.believe_refusal(plan, &error)?;
@@ -246,7 +248,7 @@ impl<'a> Replacement<'a> {
             if left.is_zero() || !budget.pause(left.min(TWIN_PAUSE)).await {
                 break;
             }
-            if let Some(version) = self.invocation.session.read(Which::Id(self.invocation.token())).await? {
+            if let Some(version) = self.invocation.session.read(Which::Id(self.invocation.version_id())).await? {
                 return Ok(Some(version));
             }
         }
@@ -254,7 +256,7 @@ impl<'a> Replacement<'a> {
             return Ok(None);
         }
         // One more look: the other execution may have been faster than this one's reads.
-        if let Some(version) = self.invocation.session.read(Which::Id(self.invocation.token())).await? {
+        if let Some(version) = self.invocation.session.read(Which::Id(self.invocation.version_id())).await? {
             return Ok(Some(version));
         }
         Err(RotationError::new(

@@ -9,7 +9,7 @@ use crate::staging::Standing;
 
 /// Runs the step: pending and current must belong to the same organization and service account (confused deputy).
 pub(super) async fn set_secret(invocation: &Invocation<'_>) -> Result<StepAnswer, RotationError> {
-    let view = invocation.observe(Needs { current: true, token_value: true, ..Needs::default() }).await?;
+    let view = invocation.observe(Needs { current: true, pending_value: true, ..Needs::default() }).await?;
     if matches!(view.standing, Standing::Current { .. }) {
         return Ok(invocation.answer("already current"));
     }
@@ -18,7 +18,7 @@ pub(super) async fn set_secret(invocation: &Invocation<'_>) -> Result<StepAnswer
 }
 
 fn cross_check(invocation: &Invocation<'_>, view: &View) -> Result<Credential, RotationError> {
-    let pending = view.token.as_ref().ok_or_else(pending_value_missing)?;
+    let pending = view.pending.as_ref().ok_or_else(pending_value_missing)?;
     let pending = Credential::parse(pending, &view.description, PENDING)?;
     if let Some(current) = &view.current {
         let current = Credential::parse(current, &view.description, CURRENT)?;

@@ -14,13 +14,13 @@ use crate::secrets_manager::{CURRENT, PENDING, Which};
 /// `AWSCURRENT`, or has no value at all. So nothing is asked of the pending key but that it works, and where there is none,
 /// the current key is tested.
 pub(super) async fn test_secret(invocation: &Invocation<'_>) -> Result<StepAnswer, RotationError> {
-    let view = invocation.observe(Needs { token_value: true, ..Needs::default() }).await?;
+    let view = invocation.observe(Needs { pending_value: true, ..Needs::default() }).await?;
     authenticate(invocation, &view).await.map_err(invocation.with_death(&view))
 }
 
 async fn authenticate(invocation: &Invocation<'_>, view: &View) -> Result<StepAnswer, RotationError> {
     let of_current;
-    let (version, role) = match &view.token {
+    let (version, role) = match &view.pending {
         Some(version) => (version, PENDING),
         None => {
             of_current = invocation.session.read(Which::Label(CURRENT)).await?.ok_or_else(no_value)?;
@@ -35,7 +35,7 @@ async fn authenticate(invocation: &Invocation<'_>, view: &View) -> Result<StepAn
             key_id: credential.key_id.as_ref().map(ToString::to_string),
             ..invocation.answer(if role == PENDING { "tested" } else { "tested the current key" })
         }),
-        Acceptance::Dead if role == PENDING => Err(pending_dead(invocation.session.secret, invocation.token())),
+        Acceptance::Dead if role == PENDING => Err(pending_dead(invocation.session.secret, invocation.version_id())),
         Acceptance::Dead => Err(RotationError::new(
             ErrorKind::CurrentKeyDead,
             "Kosli does not accept the key under AWSCURRENT: it was revoked or has expired.",

@@ -15,7 +15,7 @@ use kosli_key_rotation::event::Event;
 use kosli_key_rotation::identity::{Account, KeyId, Name};
 use kosli_key_rotation::kosli::LONGEST_MINT;
 use kosli_key_rotation::rotation::credential::{Credential, admin_key};
-use kosli_key_rotation::secrets_manager::{CURRENT, PENDING, Which};
+use kosli_key_rotation::secrets_manager::{CURRENT, NewValue, PENDING, Which};
 
 use crate::answers::{Case, answers, echoes, keys, lists, new_keys};
 use crate::server::{Server, Trap};
@@ -116,14 +116,15 @@ fn what_comes_of_secrets_manager_is_safe_to_print() {
             let current = manager.read(budget, secret, Which::Label(CURRENT)).await.unwrap().unwrap();
             print(&(&description, &current));
             print(&Credential::parse(&current, &description, CURRENT));
-            print(&Credential::parse_replaced(&current, &description, &event.token, CURRENT));
+            print(&Credential::parse_replaced(&current, &description, &event.version_id, CURRENT));
             print(&admin_key(&current));
             let document = Document::parse(current.value.unwrap());
             print(&document);
 
             let new = ApiKey::parse("made-up-new-key-0123456789").unwrap();
             let value = document.unwrap().with_key(&new, &KeyId::parse("made-up").unwrap());
-            print(&(&new, &value));
+            let new_value = NewValue { text: &value, key: &new, label: None };
+            print(&(&new, &value, &new_value));
             for operation in
                 ["DescribeSecret", "GetSecretValue", "PutSecretValue", "UpdateSecretVersionStage", "ListSecrets"]
             {
@@ -132,9 +133,9 @@ fn what_comes_of_secrets_manager_is_safe_to_print() {
             let first = version_id(&token("first", 0));
             print(&manager.describe(budget, secret).await);
             print(&manager.read(budget, secret, Which::Id(&first)).await);
-            print(&manager.store(budget, &event, &value, &new, None).await);
-            print(&manager.promote(budget, secret, &event.token, &first).await);
-            print(&manager.remove_label(budget, secret, PENDING, &event.token).await);
+            print(&manager.store(budget, secret, &event.version_id, event.rotation_token.as_ref(), &new_value).await);
+            print(&manager.promote(budget, secret, &event.version_id, &first).await);
+            print(&manager.remove_label(budget, secret, PENDING, &event.version_id).await);
             print(&manager.rotated_by(budget, "made-up").await);
             world.advance(HOUR);
         }

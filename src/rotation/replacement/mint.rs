@@ -46,7 +46,7 @@ impl Replacement<'_> {
             ));
         }
         let limit = LONGEST_MINT.min(remaining - STORE_RESERVE);
-        let life = Duration::from_secs(u64::from(self.policy.key_ttl_days) * 86_400);
+        let life = self.policy.life();
         let Some(mark) = self.marks.new_key() else { return Ok(Err(KosliError::NotSent("no mark".to_owned()))) };
         let expires_at = mark.expires_at(attempt, listing.at, life);
         let kosli = self.invocation.session.kosli(&self.authority.key);
@@ -56,8 +56,7 @@ impl Replacement<'_> {
                 info!(key_id = %id, grace_period_hours, expires_at, lost = head, "rotating a key");
                 let answer = kosli.rotate(limit, account, id, *grace_period_hours, expires_at).await;
                 if !head && !matches!(answer, Err(KosliError::Refused { .. } | KosliError::NotSent(_))) {
-                    let grace = Duration::from_secs(u64::from(*grace_period_hours) * 3_600);
-                    self.note_current_key_dies(budget.now() + grace, listing);
+                    self.note_current_key_dies(budget.now() + self.policy.grace(), listing);
                 }
                 answer
             }

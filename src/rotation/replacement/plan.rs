@@ -31,7 +31,7 @@ impl Replacement<'_> {
         let marked = self.marked(listing).await?;
         if let Some((key, _)) = marked.first() {
             // The first lost key began the current key's grace period, if it was minted by rotating the current key.
-            let grace = Duration::from_secs(u64::from(self.policy.grace_period_hours) * 3_600);
+            let grace = self.policy.grace();
             let first = marked.iter().map(|(key, _)| key.created_at).min().unwrap_or(key.created_at);
             self.note_current_key_dies(first + grace, listing);
         }

@@ -13,7 +13,7 @@ use crate::rotation::credential::{Credential, KEY_ID_LABEL};
 use crate::rotation::failures::TRY_AGAIN;
 use crate::rotation::invocation::{Invocation, STALE_VIEW_PAUSES};
 use crate::rotation::marks::{CLOCK_TOLERANCE, may_succeed};
-use crate::secrets_manager::{SecretsManagerError, Version, Which};
+use crate::secrets_manager::{NewValue, SecretsManagerError, Version, Which};
 
 impl Replacement<'_> {
     /// Stores a new key, and nothing comes between the mint and this.
@@ -25,24 +25,26 @@ impl Replacement<'_> {
         listing: &Listing,
     ) -> Result<Stored, RotationError> {
         let Invocation { session, event } = self.invocation;
-        let token = self.invocation.token();
+        let rotation_token = event.rotation_token.as_ref();
+        let version_id = self.invocation.version_id();
         if let (Plan::Rotate { head: false, .. }, Some(at)) = (plan, minted.grace_period_expires_at) {
             self.current_key_dies = Some(at);
         }
         let value = self.current.document.with_key(&minted.key, &minted.id);
         let label = (!self.current.document.has_key_id_field()).then(|| format!("{KEY_ID_LABEL}{}", minted.id));
-        let stored =
-            session.function.secrets_manager.store(&session.budget, event, &value, &minted.key, label.as_deref()).await;
+        let new = NewValue { text: &value, key: &minted.key, label: label.as_deref() };
+        let manager = &session.function.secrets_manager;
+        let stored = manager.store(&session.budget, session.secret, version_id, rotation_token, &new).await;
         if let Err(error) = stored {
             // The answer may have been lost, or another execution may have been faster: only the version itself tells.
-            let mut version = self.invocation.session.read(Which::Id(token)).await.ok().flatten();
+            let mut version = self.invocation.session.read(Which::Id(version_id)).await.ok().flatten();
             // There is another value, and a read may not see it yet.
             let mut pauses = STALE_VIEW_PAUSES.iter().filter(|_| error.is("ResourceExistsException"));
             while version.is_none()
                 && let Some(&pause) = pauses.next()
                 && self.invocation.session.budget.pause(pause).await
             {
-                version = self.invocation.session.read(Which::Id(token)).await.ok().flatten();
+                version = self.invocation.session.read(Which::Id(version_id)).await.ok().flatten();
             }
             let Some(version) = version else { return Err(self.store_failed(minted.id, &error)) };
             let winner = Credential::parse(&version, self.description, "AWSPENDING").ok();

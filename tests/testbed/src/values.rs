@@ -30,7 +30,7 @@ pub fn version_id(id: &str) -> kosli_key_rotation::event::VersionId {
     use kosli_key_rotation::event::Event;
     let event = json!({"Step": "createSecret", "SecretId": "s", "ClientRequestToken": id});
     match Event::parse(&event) {
-        Ok(Event::Rotation(event)) => event.token,
+        Ok(Event::Rotation(event)) => event.version_id,
         other => panic!("{other:?}"),
     }
 }
