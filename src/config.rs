@@ -138,7 +138,7 @@ impl Policy {
         for setting in [&GRACE_PERIOD, &REVOKE_OLD_KEY, &KEY_TTL] {
             if let Some(value) = tags.get(setting.tag) {
                 self.set(setting, value).ok_or_else(|| {
-                    RotationError::new(
+                    RotationError::before_any_change(
                         ErrorKind::InvalidTag,
                         format!("The secret's tag {} does not say {}.", setting.tag, setting.accepts),
                         "Correct the tag, or remove it so that the function's own setting holds.",
@@ -226,7 +226,7 @@ fn parse_host(text: &str) -> Option<Url> {
 }
 
 fn malformed(variable: &str, accepts: &str) -> RotationError {
-    RotationError::new(
+    RotationError::before_any_change(
         ErrorKind::InvalidConfiguration,
         format!("The environment variable {variable} is malformed: it accepts {accepts}."),
         "Correct the function's configuration.",

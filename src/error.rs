@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use lambda_runtime::Diagnostic;
 
 use crate::clock::rfc3339;
+use crate::identity::KeyId;
 
 /// Declares the kinds once: the enum, its words and the list that the runbook is checked against.
 macro_rules! error_kinds {
@@ -106,9 +107,45 @@ error_kinds! {
 pub struct RotationError {
     kind: ErrorKind,
     what: String,
-    changed: String,
+    /// `None`: nothing.
+    changed: Option<Change>,
     action: String,
     current_key_dies: Option<Death>,
+}
+
+/// What a step had changed, or may have, by the time it failed: said in every error.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Change {
+    /// This key was minted, and its value is lost.
+    KeyLost(KeyId),
+    /// The answer to a mint was lost.
+    MaybeMinted,
+    /// This key was minted, and another execution's value was stored.
+    NotStored(KeyId),
+    /// Another execution is at work, and this one has left all of it alone.
+    LeftToTwin,
+    /// `AWSCURRENT` has moved.
+    Promoted,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::KeyLost(id) => write!(
+                f,
+                "The new key {id} was minted, and its value is lost; AWSCURRENT was not touched. The next attempt replaces \
+                 that key and revokes it."
+            ),
+            Self::MaybeMinted => f.write_str(
+                "A new key may have been minted; AWSCURRENT was not touched. The next attempt looks for it, replaces it and \
+                 revokes it.",
+            ),
+            Self::NotStored(id) => write!(f, "The key {id} was minted and not stored."),
+            Self::LeftToTwin => f.write_str("This execution changed nothing."),
+            Self::Promoted => f.write_str("AWSCURRENT has moved to the new version."),
+        }
+    }
 }
 
 /// When the key under `AWSCURRENT` dies, and how that is known.
@@ -121,21 +158,20 @@ enum Death {
 }
 
 impl RotationError {
-    /// An error before anything was changed; see [`RotationError::after`] for the others.
-    pub fn new(kind: ErrorKind, what: impl Into<String>, action: impl Into<String>) -> Self {
-        Self {
-            kind,
-            what: what.into(),
-            changed: "Nothing was changed.".to_owned(),
-            action: action.into(),
-            current_key_dies: None,
-        }
+    /// An error before this step has changed anything.
+    pub fn before_any_change(kind: ErrorKind, what: impl Into<String>, action: impl Into<String>) -> Self {
+        Self { kind, what: what.into(), changed: None, action: action.into(), current_key_dies: None }
     }
 
-    /// The same error, after something was changed.
+    /// An error after something was changed, or may have been.
+    pub fn after(change: Change, kind: ErrorKind, what: impl Into<String>, action: impl Into<String>) -> Self {
+        Self { changed: Some(change), ..Self::before_any_change(kind, what, action) }
+    }
+
+    /// The same error, of a call that did not know what its caller had changed before.
     #[must_use]
-    pub fn after(mut self, changed: impl Into<String>) -> Self {
-        self.changed = changed.into();
+    pub fn once_changed(mut self, change: Change) -> Self {
+        self.changed = Some(change);
         self
     }
 
@@ -163,7 +199,7 @@ impl RotationError {
                 self.what,
                 self.kind.word()
             ),
-            changed: "AWSCURRENT has moved to the new version.".to_owned(),
+            changed: Some(Change::Promoted),
             action: format!(
                 "{} finishSecret does the clean-up again whenever it is called for this version.",
                 self.action
@@ -190,7 +226,12 @@ impl RotationError {
 
 impl fmt::Display for RotationError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {}", self.what, self.changed, self.action)?;
+        write!(f, "{} ", self.what)?;
+        match &self.changed {
+            Some(change) => write!(f, "{change}")?,
+            None => f.write_str("Nothing was changed.")?,
+        }
+        write!(f, " {}", self.action)?;
         match self.current_key_dies {
             Some(Death::Known(at)) => {
                 write!(f, " The key under AWSCURRENT works until {}: complete a rotation before then.", rfc3339(at))

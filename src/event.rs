@@ -195,7 +195,7 @@ fn optional<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<Option<&'a
 }
 
 fn invalid(what: impl Into<String>) -> RotationError {
-    RotationError::new(
+    RotationError::before_any_change(
         ErrorKind::InvalidEvent,
         what,
         "An event is {\"Step\", \"SecretId\", \"ClientRequestToken\"}, with createSecret, setSecret, testSecret or \

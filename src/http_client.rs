@@ -90,7 +90,7 @@ fn client(tls: rustls::ClientConfig, connect_timeout: Duration) -> reqwest::Resu
 }
 
 fn no_roots(error: &dyn fmt::Display) -> RotationError {
-    RotationError::new(
+    RotationError::before_any_change(
         ErrorKind::InvalidConfiguration,
         format!(
             "The environment variable SSL_CERT_FILE is malformed: it accepts the name of a PEM file with certificates ({error})."
@@ -100,7 +100,7 @@ fn no_roots(error: &dyn fmt::Display) -> RotationError {
 }
 
 fn unusable(error: &dyn fmt::Display) -> RotationError {
-    RotationError::new(
+    RotationError::before_any_change(
         ErrorKind::InvalidConfiguration,
         format!("The HTTP client cannot be set up: {error}."),
         "Correct the function's configuration.",

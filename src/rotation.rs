@@ -125,7 +125,7 @@ impl Function {
     /// Reports on every secret whose rotation function this is, one after the other, as long as there is time.
     async fn check_all(&self, function_arn: &str, budget: Budget) -> Result<Vec<Report>, RotationError> {
         let secrets = self.secrets_manager.rotated_by(&budget, function_arn).await.map_err(|error| {
-            RotationError::new(
+            RotationError::before_any_change(
                 ErrorKind::SecretsManagerRefused,
                 format!("The secrets that this function rotates cannot be listed: {error}."),
                 "Allow the function's role secretsmanager:ListSecrets on *, or name a secret in SecretId.",
@@ -152,7 +152,7 @@ impl Function {
 
 fn json(answer: &impl Serialize) -> Result<Value, RotationError> {
     serde_json::to_value(answer).map_err(|_| {
-        RotationError::new(
+        RotationError::before_any_change(
             ErrorKind::InvalidEvent,
             "The answer cannot be written as JSON.",
             "This is a bug: report it.",

@@ -28,7 +28,7 @@ impl Standing {
     /// caller looks again before it believes this.
     pub fn of(description: &Description, version_id: &VersionId) -> Result<Self, RotationError> {
         let Some(labels) = description.versions.get(version_id) else {
-            return Err(RotationError::new(
+            return Err(RotationError::before_any_change(
                 ErrorKind::TokenNotStaged,
                 format!("The secret has no version {version_id} with a staging label."),
                 "The rotation that this event belongs to has ended or was abandoned. Nothing needs to be done; to rotate now, \
@@ -40,7 +40,7 @@ impl Standing {
             return Ok(Self::Current { previous: description.holder(PREVIOUS).cloned() });
         }
         if !carries(PENDING) {
-            return Err(RotationError::new(
+            return Err(RotationError::before_any_change(
                 ErrorKind::TokenNotPending,
                 format!("The version {version_id} does not carry AWSPENDING (its labels: {}).", labels.join(", ")),
                 "The rotation that this event belongs to has ended or was abandoned. Nothing needs to be done; to rotate now, \
@@ -48,7 +48,7 @@ impl Standing {
             ));
         }
         let Some(current) = description.holder(CURRENT) else {
-            return Err(RotationError::new(
+            return Err(RotationError::before_any_change(
                 ErrorKind::NoCurrentValue,
                 "The secret has no value under AWSCURRENT yet.",
                 "Put the first key in (`aws secretsmanager put-secret-value`); Secrets Manager then tries the rotation again.",

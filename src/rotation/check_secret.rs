@@ -493,7 +493,7 @@ impl Checkup<'_> {
 }
 
 fn no_current_value() -> RotationError {
-    RotationError::new(
+    RotationError::before_any_change(
         ErrorKind::NoCurrentValue,
         "The secret has no value under AWSCURRENT yet.",
         "Put the first key in (`aws secretsmanager put-secret-value`).",

@@ -25,7 +25,7 @@ pub(super) async fn create_secret(invocation: &Invocation<'_>) -> Result<StepAns
         return Ok(invocation.answer("already current"));
     }
     if !view.description.rotation_enabled {
-        return Err(RotationError::new(
+        return Err(RotationError::before_any_change(
             ErrorKind::RotationNotEnabled,
             "Rotation is not switched on for this secret.",
             "Switch it on with `aws secretsmanager rotate-secret --rotation-lambda-arn …`.",
@@ -135,7 +135,7 @@ async fn already_created(
 /// [`ErrorKind::NoRoom`], when there is not.
 pub fn check_room(current: &Credential, description: &Description) -> Result<Vec<(VersionId, String)>, RotationError> {
     if !current.document.has_room() {
-        return Err(RotationError::new(
+        return Err(RotationError::before_any_change(
             ErrorKind::NoRoom,
             "The secret's value leaves less than 1 KiB of Secrets Manager's 64 KiB for the new key.",
             "Shorten the value. Nothing was minted.",
@@ -154,7 +154,7 @@ pub fn check_room(current: &Credential, description: &Description) -> Result<Vec
     let to_come =
         usize::from(!current.document.has_key_id_field()) + usize::from(description.holder(PREVIOUS).is_none());
     if labels - stale.len() + to_come > MOST_LABELS {
-        return Err(RotationError::new(
+        return Err(RotationError::before_any_change(
             ErrorKind::NoRoom,
             format!("The secret has {labels} staging labels, and Secrets Manager allows {MOST_LABELS}."),
             "Remove labels of your own from its versions (`aws secretsmanager update-secret-version-stage`). Nothing was minted.",

@@ -41,7 +41,7 @@ impl Credential {
     /// What is wrong with the value or its identity; `role` names the version.
     pub fn parse(version: &Version, description: &Description, role: &str) -> Result<Self, RotationError> {
         let invalid = |what: String| {
-            RotationError::new(
+            RotationError::before_any_change(
                 ErrorKind::InvalidSecret,
                 format!("The value under {role} {what}."),
                 "The README describes the three shapes of a secret. Correct the value, then rotate again.",
@@ -104,7 +104,7 @@ impl Credential {
         let mut credential = Self::parse(version, description, role)?;
         let Some(tag) = description.tags.get(KEY_ID_TAG) else { return Ok(credential) };
         let tag = KeyId::parse(tag).filter(|id| id.as_str() != credential.key().expose()).ok_or_else(|| {
-            RotationError::new(
+            RotationError::before_any_change(
                 ErrorKind::InvalidTag,
                 format!("The secret's tag {KEY_ID_TAG} is no key id: {}.", KeyId::RULE),
                 "Correct the tag, or remove it after the first rotation.",
@@ -126,7 +126,7 @@ impl Credential {
                 credential.key_id_from_tag = true;
             }
             Some(id) if first && *id != tag && !labelled_by_us => {
-                return Err(RotationError::new(
+                return Err(RotationError::before_any_change(
                     ErrorKind::IdentityConflict,
                     format!("The value under {role} names the key {id}, and the tag {KEY_ID_TAG} names {tag}."),
                     "Correct whichever is wrong, then rotate again.",
@@ -158,7 +158,7 @@ impl Credential {
         if self.account == other.account {
             return Ok(());
         }
-        Err(RotationError::new(
+        Err(RotationError::before_any_change(
             ErrorKind::IdentityConflict,
             format!(
                 "The version under {} belongs to {}, the one under {} to {}.",
@@ -192,7 +192,7 @@ fn name(
         None => Ok(None),
         // The key in the place of a name would be printed where the two names differ, and sent in a URL.
         Some(text) => Name::parse(text).filter(|name| name.as_str() != key.expose()).map(Some).ok_or_else(|| {
-            RotationError::new(
+            RotationError::before_any_change(
                 ErrorKind::InvalidIdentity,
                 format!("The {what} in {place} is not a valid name: {}.", Name::RULE),
                 "Correct it, then rotate again. Nothing was sent to Kosli.",
@@ -202,13 +202,13 @@ fn name(
     let in_value = valid(in_value, &format!("the value under {role}"))?;
     let in_tag = valid(in_tag, &format!("the tag {tag}"))?;
     match (in_value, in_tag) {
-        (Some(value), Some(tagged)) if value != tagged => Err(RotationError::new(
+        (Some(value), Some(tagged)) if value != tagged => Err(RotationError::before_any_change(
             ErrorKind::IdentityConflict,
             format!("The value under {role} names the {what} {value}, and the tag {tag} names {tagged}."),
             "Correct whichever is wrong, then rotate again. Nothing was sent to Kosli.",
         )),
         (Some(name), _) | (None, Some(name)) => Ok(name),
-        (None, None) => Err(RotationError::new(
+        (None, None) => Err(RotationError::before_any_change(
             ErrorKind::InvalidIdentity,
             format!("Neither the value under {role} nor a tag names the {what}."),
             format!("Add the field `{field}` (or `{variable}`) to the value, or the tag {tag} to the secret."),
@@ -217,7 +217,7 @@ fn name(
 }
 
 fn invalid_key_id(role: &str) -> RotationError {
-    RotationError::new(
+    RotationError::before_any_change(
         ErrorKind::InvalidIdentity,
         format!("The key id of the version under {role} is not valid: {}.", KeyId::RULE),
         "Correct it, then rotate again. Nothing was sent to Kosli.",

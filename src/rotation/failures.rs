@@ -43,27 +43,29 @@ pub(super) fn estimated_death(new_version_created: SystemTime, policy: Policy) -
 pub(super) fn aws_failed(error: &SecretsManagerError, secret: &SecretId) -> RotationError {
     let operation = error.operation();
     match error {
-        SecretsManagerError::Unclear { .. } => RotationError::new(
+        SecretsManagerError::Unclear { .. } => RotationError::before_any_change(
             ErrorKind::SecretsManagerUnavailable,
             format!("Secrets Manager failed: {error}."),
             TRY_AGAIN,
         ),
-        _ if error.is_not_found() => RotationError::new(
+        _ if error.is_not_found() => RotationError::before_any_change(
             ErrorKind::SecretNotFound,
             format!("There is no secret {secret} ({error})."),
             "Check SecretId, account and region.",
         ),
-        _ if error.is("AccessDeniedException") && error.to_string().contains("KMS") => RotationError::new(
-            ErrorKind::SecretsManagerRefused,
-            format!("The secret's KMS key may not be used: {error}."),
-            format!("Allow the function's role kms:Decrypt and kms:GenerateDataKey on the key of {secret}."),
-        ),
-        _ if error.is("AccessDeniedException") => RotationError::new(
+        _ if error.is("AccessDeniedException") && error.to_string().contains("KMS") => {
+            RotationError::before_any_change(
+                ErrorKind::SecretsManagerRefused,
+                format!("The secret's KMS key may not be used: {error}."),
+                format!("Allow the function's role kms:Decrypt and kms:GenerateDataKey on the key of {secret}."),
+            )
+        }
+        _ if error.is("AccessDeniedException") => RotationError::before_any_change(
             ErrorKind::SecretsManagerRefused,
             format!("The function's role lacks a permission: {error}."),
             format!("Allow the function's role {operation} on {secret}."),
         ),
-        _ => RotationError::new(
+        _ => RotationError::before_any_change(
             ErrorKind::SecretsManagerRefused,
             format!("Secrets Manager refused a call: {error}."),
             "What it says has to be corrected; the rotation can then be tried again.",
@@ -75,38 +77,44 @@ pub(super) fn aws_failed(error: &SecretsManagerError, secret: &SecretId) -> Rota
 pub(super) fn kosli_failed(error: &KosliError, role: Role, call: &str) -> RotationError {
     let what = format!("Kosli did not do what was asked ({call}, with {}): {error}.", role.name());
     match error {
-        KosliError::Refused { status: StatusCode::UNAUTHORIZED, .. } if role == Role::Admin => RotationError::new(
-            ErrorKind::AdminKeyDead,
-            format!(
-                "{what} The admin key is not accepted: it was revoked, or it expired (every Kosli key does within a year)."
-            ),
-            "Put a working admin key into the secret that KOSLI_ADMIN_SECRET_ID names, then rotate again. The secret's own \
+        KosliError::Refused { status: StatusCode::UNAUTHORIZED, .. } if role == Role::Admin => {
+            RotationError::before_any_change(
+                ErrorKind::AdminKeyDead,
+                format!(
+                    "{what} The admin key is not accepted: it was revoked, or it expired (every Kosli key does within a year)."
+                ),
+                "Put a working admin key into the secret that KOSLI_ADMIN_SECRET_ID names, then rotate again. The secret's own \
              key is not used in its place.",
-        ),
-        KosliError::Refused { status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, .. } => RotationError::new(
-            ErrorKind::KosliForbidden,
-            what,
-            match role {
-                Role::Admin => {
-                    "Give the admin key's service account a role that may manage the keys of other accounts (Admin)."
-                }
-                _ => {
-                    "A key that may not rotate itself (or not any more, in its grace period) needs an admin key: set \
+            )
+        }
+        KosliError::Refused { status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, .. } => {
+            RotationError::before_any_change(
+                ErrorKind::KosliForbidden,
+                what,
+                match role {
+                    Role::Admin => {
+                        "Give the admin key's service account a role that may manage the keys of other accounts (Admin)."
+                    }
+                    _ => {
+                        "A key that may not rotate itself (or not any more, in its grace period) needs an admin key: set \
                       KOSLI_ADMIN_SECRET_ID."
-                }
-            },
-        ),
+                    }
+                },
+            )
+        }
         KosliError::Refused { status: StatusCode::CONFLICT | StatusCode::TOO_MANY_REQUESTS, .. }
         | KosliError::NotSent(_)
-        | KosliError::Unclear(_) => RotationError::new(ErrorKind::KosliUnavailable, what, TRY_AGAIN),
-        KosliError::Refused { status: StatusCode::NOT_FOUND, .. } => RotationError::new(
+        | KosliError::Unclear(_) => RotationError::before_any_change(ErrorKind::KosliUnavailable, what, TRY_AGAIN),
+        KosliError::Refused { status: StatusCode::NOT_FOUND, .. } => RotationError::before_any_change(
             ErrorKind::KosliRefused,
             what,
             "Check organization, service account and KOSLI_HOST: on this host there may be no such account.",
         ),
-        KosliError::Refused { .. } => {
-            RotationError::new(ErrorKind::KosliRefused, what, "What Kosli says has to be corrected; then rotate again.")
-        }
+        KosliError::Refused { .. } => RotationError::before_any_change(
+            ErrorKind::KosliRefused,
+            what,
+            "What Kosli says has to be corrected; then rotate again.",
+        ),
     }
 }
 
@@ -115,23 +123,25 @@ pub(super) fn acceptance_unknown(error: &KosliError, account: &Account, whose: &
     let what =
         format!("Whether Kosli accepts {whose} cannot be told: reading the environments of {}, {error}.", account.org);
     match error {
-        KosliError::Refused { status, .. } if !matches!(status.as_u16(), 409 | 429) => RotationError::new(
-            if *status == StatusCode::FORBIDDEN { ErrorKind::KosliForbidden } else { ErrorKind::KosliRefused },
-            what,
-            "Check that the organization is right and that the service account may read its environments.",
-        ),
-        _ => RotationError::new(ErrorKind::KosliUnavailable, what, TRY_AGAIN),
+        KosliError::Refused { status, .. } if !matches!(status.as_u16(), 409 | 429) => {
+            RotationError::before_any_change(
+                if *status == StatusCode::FORBIDDEN { ErrorKind::KosliForbidden } else { ErrorKind::KosliRefused },
+                what,
+                "Check that the organization is right and that the service account may read its environments.",
+            )
+        }
+        _ => RotationError::before_any_change(ErrorKind::KosliUnavailable, what, TRY_AGAIN),
     }
 }
 
 pub(super) fn current_unreadable(seen: Option<&Version>, holder: &VersionId) -> RotationError {
     match seen {
-        Some(_) => RotationError::new(
+        Some(_) => RotationError::before_any_change(
             ErrorKind::CurrentMoved,
             format!("AWSCURRENT was on the version {holder} and then on another one."),
             TRY_AGAIN,
         ),
-        None => RotationError::new(
+        None => RotationError::before_any_change(
             ErrorKind::NoCurrentValue,
             "The version under AWSCURRENT has no value.",
             "Put a key in (`aws secretsmanager put-secret-value`), then rotate again.",
@@ -141,7 +151,7 @@ pub(super) fn current_unreadable(seen: Option<&Version>, holder: &VersionId) -> 
 
 /// The incident that this function cannot heal alone, with the steps to do by hand.
 pub(super) fn dead_without_admin(current: &Credential) -> RotationError {
-    RotationError::new(
+    RotationError::before_any_change(
         ErrorKind::CurrentKeyDead,
         format!(
             "Kosli does not accept the key under AWSCURRENT ({}): it was revoked or has expired, and there is no admin key to \
@@ -167,7 +177,7 @@ fn begin_again(secret: &SecretId, version_id: &VersionId) -> String {
 
 /// The pending version holds the current key: a left-over of a configuration test.
 pub(super) fn pending_is_current(secret: &SecretId, version_id: &VersionId) -> RotationError {
-    RotationError::new(
+    RotationError::before_any_change(
         ErrorKind::PendingIsCurrent,
         "The version under AWSPENDING holds the current key: it is left over from a test of the configuration.",
         begin_again(secret, version_id),
@@ -176,7 +186,7 @@ pub(super) fn pending_is_current(secret: &SecretId, version_id: &VersionId) -> R
 
 /// The pending version's key is dead for good.
 pub(super) fn pending_dead(secret: &SecretId, version_id: &VersionId) -> RotationError {
-    RotationError::new(
+    RotationError::before_any_change(
         ErrorKind::PendingKeyDead,
         "Kosli does not accept the key under AWSPENDING: it was revoked or has expired.",
         format!("{} {TRY_AGAIN_AFTERWARDS}", begin_again(secret, version_id)),
@@ -187,7 +197,7 @@ const TRY_AGAIN_AFTERWARDS: &str = "Trying this rotation again cannot succeed.";
 
 /// The pending version has no value, long after it should have.
 pub(super) fn pending_value_missing() -> RotationError {
-    RotationError::new(
+    RotationError::before_any_change(
         ErrorKind::PendingValueMissing,
         "The version under AWSPENDING has no value.",
         format!("Do not remove its label; createSecret fills it. {TRY_AGAIN}"),

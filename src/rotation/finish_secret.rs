@@ -85,7 +85,7 @@ async fn promote(invocation: &Invocation<'_>, current: &VersionId) -> Result<(),
         match description.holder(CURRENT) {
             Some(holder) if holder == version_id => return Ok(()),
             Some(holder) if holder != current => {
-                return Err(RotationError::new(
+                return Err(RotationError::before_any_change(
                     ErrorKind::CurrentMoved,
                     format!("AWSCURRENT moved from the version {current} to {holder} while this step ran."),
                     format!("Somebody changed the secret. This rotation's key is not promoted over it. {TRY_AGAIN}"),

@@ -19,7 +19,7 @@ use super::marks::Marks;
 use super::session::Authority;
 use crate::clock::from_epoch_seconds;
 use crate::config::Policy;
-use crate::error::{ErrorKind, RotationError};
+use crate::error::{Change, ErrorKind, RotationError};
 use crate::event::VersionId;
 use crate::identity::KeyId;
 use crate::kosli::{KosliError, Listing, MintAnswer, SHORTEST_MINT};
@@ -134,14 +134,8 @@ impl<'a> Replacement<'a> {
         result.map_err(|error| {
             let error = error.current_key_dies(self.current_key_dies);
             match (self.lost.last(), self.unclear.is_empty()) {
-                (Some(id), _) => error.after(format!(
-                    "The new key {id} was minted, and its value is lost; AWSCURRENT was not touched. The next attempt \
-                     replaces that key and revokes it."
-                )),
-                (None, false) => error.after(
-                    "A new key may have been minted; AWSCURRENT was not touched. The next attempt looks for it, replaces it \
-                     and revokes it.",
-                ),
+                (Some(id), _) => error.once_changed(Change::KeyLost(id.clone())),
+                (None, false) => error.once_changed(Change::MaybeMinted),
                 (None, true) => error,
             }
         })
@@ -259,16 +253,19 @@ impl<'a> Replacement<'a> {
         if let Some(version) = self.invocation.session.read(Which::Id(self.invocation.version_id())).await? {
             return Ok(Some(version));
         }
-        Err(RotationError::new(
+        Err(RotationError::after(
+            Change::LeftToTwin,
             ErrorKind::TwinExecution,
             format!(
                 "The key {id} was minted for this rotation {} s ago, and the execution that minted it may still be about to \
                  store it.",
                 age.as_secs()
             ),
-            format!("This resolves itself: in {} s the key counts as lost and is replaced. {TRY_AGAIN}", wait.as_secs()),
-        )
-        .after("This execution changed nothing."))
+            format!(
+                "This resolves itself: in {} s the key counts as lost and is replaced. {TRY_AGAIN}",
+                wait.as_secs()
+            ),
+        ))
     }
 
     fn note_current_key_dies(&mut self, at: SystemTime, listing: &Listing) {
@@ -306,5 +303,9 @@ fn passing(error: &KosliError) -> Option<Duration> {
 }
 
 fn mint_unclear(why: &str) -> RotationError {
-    RotationError::new(ErrorKind::MintUnclear, format!("Whether Kosli minted a key is not known: {why}."), TRY_AGAIN)
+    RotationError::before_any_change(
+        ErrorKind::MintUnclear,
+        format!("Whether Kosli minted a key is not known: {why}."),
+        TRY_AGAIN,
+    )
 }

@@ -60,7 +60,7 @@ impl Session<'_> {
         let Some(secret) = self.function.config.admin_secret.as_ref().filter(|_| needed) else { return Ok(None) };
         let Some(version) = self.admin_version().await? else { return Ok(None) };
         let key = credential::admin_key(&version).map_err(|what| {
-            RotationError::new(
+            RotationError::before_any_change(
                 ErrorKind::InvalidAdminSecret,
                 format!("The admin secret {secret} {what}."),
                 "It holds the admin key: a plain string, or JSON with `api_key` or `KOSLI_API_TOKEN`.",
@@ -74,7 +74,11 @@ impl Session<'_> {
     pub(super) async fn admin_version(&self) -> Result<Option<Version>, RotationError> {
         let Some(secret) = &self.function.config.admin_secret else { return Ok(None) };
         let invalid = |what: String, action: &str| {
-            RotationError::new(ErrorKind::InvalidAdminSecret, format!("The admin secret {secret} {what}."), action)
+            RotationError::before_any_change(
+                ErrorKind::InvalidAdminSecret,
+                format!("The admin secret {secret} {what}."),
+                action,
+            )
         };
         let version = self
             .function
@@ -110,7 +114,7 @@ impl Session<'_> {
         if self.function.config.permitted.allows(account) {
             return Ok(());
         }
-        Err(RotationError::new(
+        Err(RotationError::before_any_change(
             ErrorKind::NotPermitted,
             format!("The secret names the service account {account}, which this function may not touch."),
             "Permit it in the function's KOSLI_SERVICE_ACCOUNTS, or correct the secret.",

@@ -36,7 +36,7 @@ async fn authenticate(invocation: &Invocation<'_>, view: &View) -> Result<StepAn
             ..invocation.answer(if role == PENDING { "tested" } else { "tested the current key" })
         }),
         Acceptance::Dead if role == PENDING => Err(pending_dead(invocation.session.secret, invocation.version_id())),
-        Acceptance::Dead => Err(RotationError::new(
+        Acceptance::Dead => Err(RotationError::before_any_change(
             ErrorKind::CurrentKeyDead,
             "Kosli does not accept the key under AWSCURRENT: it was revoked or has expired.",
             "Put a working key into the secret, or rotate with an admin key (KOSLI_ADMIN_SECRET_ID).",
@@ -45,7 +45,7 @@ async fn authenticate(invocation: &Invocation<'_>, view: &View) -> Result<StepAn
 }
 
 fn no_value() -> RotationError {
-    RotationError::new(
+    RotationError::before_any_change(
         ErrorKind::NoCurrentValue,
         "Neither the version under AWSPENDING nor the one under AWSCURRENT has a value.",
         "Put the first key in (`aws secretsmanager put-secret-value`).",

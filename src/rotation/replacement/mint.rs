@@ -35,7 +35,7 @@ impl Replacement<'_> {
         let budget = &self.invocation.session.budget;
         let remaining = budget.remaining();
         if remaining < SHORTEST_MINT + STORE_RESERVE {
-            return Err(RotationError::new(
+            return Err(RotationError::before_any_change(
                 ErrorKind::OutOfTime,
                 format!(
                     "{} s of this invocation were left, and minting and storing a key takes up to {} s.",

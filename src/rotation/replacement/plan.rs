@@ -76,7 +76,7 @@ impl Replacement<'_> {
                 .map_err(|error| kosli_failed(&error, self.authority.role, &format!("looking up the key {id}")))?
                 .is_some();
         if on_account {
-            return Err(RotationError::new(
+            return Err(RotationError::before_any_change(
                 ErrorKind::KeyIdMismatch,
                 format!(
                     "Kosli does not accept the key under AWSCURRENT, yet its key id {id} is on the service account {}: value \
@@ -166,7 +166,7 @@ impl Replacement<'_> {
                 self.refused.push(id);
                 Ok(())
             }
-            (Plan::Rotate { id, head: false, .. }, Some(404)) => Err(RotationError::new(
+            (Plan::Rotate { id, head: false, .. }, Some(404)) => Err(RotationError::before_any_change(
                 ErrorKind::KeyNotOnAccount,
                 format!(
                     "Kosli accepts the key under AWSCURRENT, and does not find its key id {id} on the service account {}. \
@@ -200,7 +200,7 @@ fn key_id_unknown(secret: &SecretId, current: &Credential, alive: bool, candidat
         })
         .collect();
     let works = if alive { "works" } else { "does not work" };
-    RotationError::new(
+    RotationError::before_any_change(
         ErrorKind::KeyIdUnknown,
         format!(
             "Nothing says which key the secret holds: the value and the tags name no key id, and the service account {} has {} \

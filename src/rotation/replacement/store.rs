@@ -5,7 +5,7 @@ use tracing::{info, warn};
 use super::plan::Plan;
 use super::{Made, Replacement, Stored};
 use crate::clock::rfc3339;
-use crate::error::{ErrorKind, RotationError};
+use crate::error::{Change, ErrorKind, RotationError};
 use crate::identity::KeyId;
 use crate::kosli::{KosliError, Listing, Minted};
 use crate::metrics::count;
@@ -109,13 +109,15 @@ impl Replacement<'_> {
         };
         if winner_id == minted.id || rotated == Some(&winner_id) {
             let at = minted.grace_period_expires_at.map_or_else(|| "soon".to_owned(), rfc3339);
-            return Err(RotationError::new(
+            return Err(RotationError::after(
+                Change::NotStored(minted.id.clone()),
                 ErrorKind::PendingKeyDying,
-                format!("Another execution stored the key {winner_id}, and this one has put that key in its grace period: it \
-                     dies {at}."),
+                format!(
+                    "Another execution stored the key {winner_id}, and this one has put that key in its grace period: it \
+                     dies {at}."
+                ),
                 "Let this rotation end, then rotate once more at once (`aws secretsmanager rotate-secret`).",
-            )
-            .after(format!("The key {} was minted and not stored.", minted.id)));
+            ));
         }
         match self.revoke(&minted.id, &winner_id).await {
             Ok(_) => info!(key_id = %minted.id, "another execution was faster: revoked the superfluous key"),
@@ -142,7 +144,7 @@ impl Replacement<'_> {
             format!("{} Then rotate again.", self.invocation.session.aws_failed(error).action())
         };
         self.lost.push(id);
-        RotationError::new(ErrorKind::StoreFailed, what, action)
+        RotationError::before_any_change(ErrorKind::StoreFailed, what, action)
     }
 
     /// Notices when Kosli has changed the expiry that carries the mark, and names the keys that may then be ours unseen.
