@@ -52,6 +52,7 @@
 //! | [`budget`], [`clock`] | the invocation's time: time-outs, retries, pauses, all of it before the deadline |
 //! | [`http_client`], [`log`] | one HTTP client with one TLS stack for both services; one log |
 //! | [`metrics`] | one line of CloudWatch metrics for each invocation |
+//! | `words.rs` | enums whose variants are stable words for machines |
 //!
 //! Each file uses what lies below it, and none beside or above it: `tests/layers.rs` has the order.
 //!
@@ -143,3 +144,4 @@ pub mod metrics;
 pub mod rotation;
 pub mod secrets_manager;
 pub mod staging;
+mod words;

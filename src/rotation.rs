@@ -26,9 +26,10 @@ use crate::error::{ErrorKind, RotationError};
 use crate::event::{Event, RotationEvent, SecretId, Step};
 use crate::function::{Function, LambdaContext};
 use crate::metrics::Tally;
-pub use check_secret::{Check, Report};
+pub use check_secret::{Check, CheckName, Report};
 pub use create_secret::check_room;
 use invocation::{Invocation, StepAnswer};
+pub use invocation::{OldKey, Outcome};
 use session::Session;
 
 /// With less time than this left, no further secret is checked.
@@ -102,7 +103,7 @@ impl Function {
         for warning in &answer.warnings {
             warn!("{warning}");
         }
-        info!(outcome = answer.outcome, "step succeeded");
+        info!(outcome = answer.outcome.word(), "step succeeded");
         Ok(answer)
     }
 }
@@ -114,9 +115,9 @@ impl Function {
         let report = Box::pin(check_secret::check_secret(&session)).await;
         for check in &report.checks {
             if check.ok {
-                info!(secret_id = %secret, check = check.name, "{}", check.detail);
+                info!(secret_id = %secret, check = check.name.word(), "{}", check.detail);
             } else {
-                warn!(secret_id = %secret, check = check.name, unhealthy = 1, "{}", check.detail);
+                warn!(secret_id = %secret, check = check.name.word(), unhealthy = 1, "{}", check.detail);
             }
         }
         report

@@ -7,7 +7,7 @@ use std::path::Path;
 
 /// The function's layers, from the bottom. An entry is a file, or a folder together with the file of its name.
 const FUNCTION: &[&[&str]] = &[
-    &["api_key", "clock", "identity", "log"],
+    &["api_key", "clock", "identity", "log", "words"],
     &["budget", "document", "error", "metrics"],
     &["event", "http_client", "kosli/answer"],
     &["config", "kosli", "marker", "secrets_manager"],

@@ -8,6 +8,7 @@ use emulator::Clock;
 use emulator::demo::{Options, World};
 use emulator::process::FunctionProcess;
 use emulator::rotation::{self, Event, Retries, STEPS, step_event};
+use kosli_key_rotation::rotation::{OldKey, Outcome};
 use serde_json::{Value, json};
 use testbed::Canaries;
 
@@ -208,6 +209,17 @@ fn every_field_is_explained_and_exists() {
             "nothing writes the field {field}"
         );
     }
+}
+
+#[test]
+fn the_words_of_a_field_are_those_that_there_are() {
+    let documented = |field: &str| -> BTreeSet<&str> {
+        let begin = format!("| `{field}` |");
+        let row = rows(DOCUMENT, "| field |").into_iter().find(|row| row.starts_with(&begin)).expect("a row");
+        row.split('|').nth(2).into_iter().flat_map(code).collect()
+    };
+    assert_eq!(documented("outcome"), Outcome::ALL.iter().map(|outcome| outcome.word()).collect());
+    assert_eq!(documented("old_key"), OldKey::ALL.iter().map(|verdict| verdict.word()).collect());
 }
 
 /// What stands in backticks.

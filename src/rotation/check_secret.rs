@@ -17,6 +17,7 @@ use crate::error::{ErrorKind, RotationError};
 use crate::identity::KeyId;
 use crate::kosli::{Acceptance, KeyEntry, Listing};
 use crate::secrets_manager::{CURRENT, Description, PENDING, PREVIOUS, Version, Which};
+use crate::words::words;
 
 /// A rotation that has been pending for longer than this is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(3_600);
@@ -46,11 +47,41 @@ pub struct Report {
     pub days_to_admin_expiry: Option<f64>,
 }
 
+words! {
+    /// What is asked about a secret.
+    pub enum CheckName {
+        /// Whether it can be described; the only check where it cannot, or where no time was left.
+        Secret = "secret",
+        /// Whether rotation is switched on.
+        Rotation = "rotation",
+        /// Whether a rotation is stuck.
+        Stuck = "stuck",
+        /// Whether the value can be read, and is permitted.
+        Value = "value",
+        /// Whether the admin key works and may list.
+        AdminKey = "admin-key",
+        /// In self-rotation: whether the secret's own key may list.
+        List = "list",
+        /// Whether Kosli accepts the current key.
+        CurrentKey = "current-key",
+        /// Whether the current key's id is on the account.
+        KeyId = "key-id",
+        /// What has become of the key before it.
+        OldKey = "old-key",
+        /// Whether keys were minted for this secret that no version holds.
+        Orphans = "orphans",
+        /// Whether grace period, schedule and expiry fit together.
+        Schedule = "schedule",
+        /// When the admin key expires.
+        AdminExpiry = "admin-expiry",
+    }
+}
+
 /// One question and its answer.
 #[derive(Debug, Serialize)]
 pub struct Check {
-    /// A stable word.
-    pub name: &'static str,
+    /// The question.
+    pub name: CheckName,
     /// Whether all is well.
     pub ok: bool,
     /// What was seen, and what to do where it is not ok.
@@ -72,7 +103,7 @@ pub(super) async fn check_secret(session: &Session<'_>) -> Report {
         Ok(description) => description,
         Err(error) => {
             let detail = session.aws_failed(&error).to_string();
-            return report(session.secret.to_string(), vec![Check { name: "secret", ok: false, detail }]);
+            return report(session.secret.to_string(), vec![Check { name: CheckName::Secret, ok: false, detail }]);
         }
     };
     let secret_id = description.arn.clone();
@@ -92,7 +123,7 @@ pub(super) async fn check_secret(session: &Session<'_>) -> Report {
 pub(super) fn not_checked(secret_id: String) -> Report {
     let detail =
         "No time was left to check this secret: raise the function's time-out, or check it by itself.".to_owned();
-    report(secret_id, vec![Check { name: "secret", ok: false, detail }])
+    report(secret_id, vec![Check { name: CheckName::Secret, ok: false, detail }])
 }
 
 fn report(secret_id: String, checks: Vec<Check>) -> Report {
@@ -128,11 +159,11 @@ impl Checkup<'_> {
         }) {
             Ok(current) => current,
             Err(error) => {
-                self.failed("value", &error);
+                self.failed(CheckName::Value, &error);
                 return [None, None];
             }
         };
-        self.passed("value", format!("A {} for {}.", current.document.shape(), current.account));
+        self.passed(CheckName::Value, format!("A {} for {}.", current.document.shape(), current.account));
 
         let parse = |version: Version, role| Credential::parse(&version, &self.description, role).ok();
         let pending = pending.ok().flatten().and_then(|version| parse(version, PENDING));
@@ -143,7 +174,7 @@ impl Checkup<'_> {
             Ok(Some(version)) => match credential::admin_key(&version) {
                 Ok(key) => (Authority { key, role: Role::Admin }, Some(version)),
                 Err(what) => {
-                    self.not_ok("admin-key", format!("The admin secret {what}."));
+                    self.not_ok(CheckName::AdminKey, format!("The admin secret {what}."));
                     return [None, None];
                 }
             },
@@ -153,19 +184,19 @@ impl Checkup<'_> {
                 None => (Authority { key: current.key().clone(), role: Role::Current }, None),
             },
             Err(error) => {
-                self.failed("admin-key", &error);
+                self.failed(CheckName::AdminKey, &error);
                 return [None, None];
             }
         };
         let listing = match session.list(&current.account, &authority).await {
             Ok(listing) => {
                 if authority.role == Role::Admin {
-                    self.passed("admin-key", "The admin key works and may list the account's keys.".to_owned());
+                    self.passed(CheckName::AdminKey, "The admin key works and may list the account's keys.".to_owned());
                 }
                 listing
             }
             Err(error) => {
-                self.failed(if authority.role == Role::Admin { "admin-key" } else { "list" }, &error);
+                self.failed(if authority.role == Role::Admin { CheckName::AdminKey } else { CheckName::List }, &error);
                 return [None, self.check_admin_expiry(admin_version.as_ref(), &authority).await];
             }
         };
@@ -180,10 +211,10 @@ impl Checkup<'_> {
 
     fn check_rotation(&mut self) {
         if self.description.rotation_enabled {
-            self.passed("rotation", "Rotation is switched on.".to_owned());
+            self.passed(CheckName::Rotation, "Rotation is switched on.".to_owned());
         } else {
             self.not_ok(
-                "rotation",
+                CheckName::Rotation,
                 "Rotation is not switched on: call `aws secretsmanager rotate-secret --rotation-lambda-arn …`."
                     .to_owned(),
             );
@@ -196,13 +227,13 @@ impl Checkup<'_> {
         let since = pending.map(|version| version.created).or(self.description.last_changed);
         let age = since.and_then(|since| self.now.duration_since(since).ok()).unwrap_or_default();
         if !is_pending {
-            self.passed("stuck", "No rotation is pending.".to_owned());
+            self.passed(CheckName::Stuck, "No rotation is pending.".to_owned());
         } else if age <= STUCK_AFTER {
-            self.passed("stuck", format!("A rotation has been pending for {} min.", age.as_secs() / 60));
+            self.passed(CheckName::Stuck, format!("A rotation has been pending for {} min.", age.as_secs() / 60));
         } else {
             let dies = pending.map(|version| rfc3339(estimated_death(version.created, self.policy)));
             self.not_ok(
-                "stuck",
+                CheckName::Stuck,
                 format!(
                     "A rotation has been pending for {} h{}. Call `aws secretsmanager rotate-secret` to have it tried again; its \
                      error is in this function's log. The README's runbook says how to unstick it.",
@@ -221,19 +252,19 @@ impl Checkup<'_> {
     async fn check_current_key(&mut self, current: &Credential, rotating: bool) {
         if rotating {
             return self.passed(
-                "current-key",
+                CheckName::CurrentKey,
                 "Not tried: a rotation is under way, so the key may be in its grace period.".to_owned(),
             );
         }
         match self.session.accepts(&current.account, current.key(), "the current key", &DEATH_PAUSES).await {
-            Ok(Acceptance::Accepted) => self.passed("current-key", "Kosli accepts the current key.".to_owned()),
+            Ok(Acceptance::Accepted) => self.passed(CheckName::CurrentKey, "Kosli accepts the current key.".to_owned()),
             Ok(Acceptance::Dead) => self.not_ok(
-                "current-key",
+                CheckName::CurrentKey,
                 "Kosli does not accept the current key: it was revoked or has expired. Rotate now (with an admin key), or put a \
                  working key in."
                     .to_owned(),
             ),
-            Err(error) => self.failed("current-key", &error),
+            Err(error) => self.failed(CheckName::CurrentKey, &error),
         }
     }
 
@@ -246,7 +277,7 @@ impl Checkup<'_> {
     ) -> Option<SystemTime> {
         let Some(id) = &current.key_id else {
             self.not_ok(
-                "key-id",
+                CheckName::KeyId,
                 "Nothing says which key the secret holds. The first rotation finds it, if it is the account's only key; \
                  otherwise put its id into the value, or onto the version as the staging label kosli-key-id:ID."
                     .to_owned(),
@@ -258,12 +289,12 @@ impl Checkup<'_> {
                 let expiry = entry.expires_at.map(from_epoch_seconds);
                 let until =
                     expiry.map_or_else(|| "never expires".to_owned(), |at| format!("expires at {}", rfc3339(at)));
-                self.passed("key-id", format!("The key {id} is on the account and {until}."));
+                self.passed(CheckName::KeyId, format!("The key {id} is on the account and {until}."));
                 expiry
             }
             Ok(None) => {
                 self.not_ok(
-                    "key-id",
+                    CheckName::KeyId,
                     format!(
                         "The key {id} is not on the service account {}: it was revoked, its id is mistyped, or it is in its \
                          grace period after a rotation that was abandoned.",
@@ -273,7 +304,7 @@ impl Checkup<'_> {
                 None
             }
             Err(error) => {
-                self.failed("key-id", &error);
+                self.failed(CheckName::KeyId, &error);
                 None
             }
         }
@@ -302,23 +333,27 @@ impl Checkup<'_> {
         listing: &Listing,
     ) {
         let Some(previous) = previous.filter(|previous| !previous.key().same(current.key())) else {
-            return self.passed("old-key", "There is no old key.".to_owned());
+            return self.passed(CheckName::OldKey, "There is no old key.".to_owned());
         };
         let Some(id) = &previous.key_id else {
             // So it is after the first rotation of a value without a field for the id.
-            return self
-                .passed("old-key", "Nothing says which id the old key has: it ends with its grace period.".to_owned());
+            return self.passed(
+                CheckName::OldKey,
+                "Nothing says which id the old key has: it ends with its grace period.".to_owned(),
+            );
         };
         if current.key_id.as_ref() == Some(id) {
             return self.passed(
-                "old-key",
+                CheckName::OldKey,
                 format!("The old key shares the id {id} with the new one: it ends with its grace period."),
             );
         }
         let entry = match self.entry(current, id, authority, listing).await {
             Ok(Some(entry)) => entry,
-            Ok(None) => return self.passed("old-key", format!("The old key {id} is not on the account any more.")),
-            Err(error) => return self.failed("old-key", &error),
+            Ok(None) => {
+                return self.passed(CheckName::OldKey, format!("The old key {id} is not on the account any more."));
+            }
+            Err(error) => return self.failed(CheckName::OldKey, &error),
         };
         // The current version was made right after its key was minted, which began the old key's grace period.
         let ends = estimated_death(current.created, self.policy);
@@ -326,7 +361,7 @@ impl Checkup<'_> {
             entry.last_used_at.map_or_else(|| "never used".to_owned(), |at| format!("last used {}", rfc3339(at)));
         if self.now > ends + STUCK_AFTER {
             return self.not_ok(
-                "old-key",
+                CheckName::OldKey,
                 format!(
                     "The old key {id} is alive, though a grace period would have ended at {}: nobody ends it ({used}). Revoke it \
                      in Kosli.",
@@ -338,11 +373,11 @@ impl Checkup<'_> {
         let half_time = current.created + ends.duration_since(current.created).unwrap_or_default() / 2;
         if entry.last_used_at.is_some_and(|at| at > half_time) {
             return self.not_ok(
-                "old-key",
+                CheckName::OldKey,
                 format!("{detail} Somebody still uses it: find out who did not notice the rotation."),
             );
         }
-        self.passed("old-key", detail);
+        self.passed(CheckName::OldKey, detail);
     }
 
     async fn check_orphans(
@@ -371,13 +406,14 @@ impl Checkup<'_> {
         };
         let held = match held {
             Ok(held) => held,
-            Err(error) => return self.failed("orphans", &error),
+            Err(error) => return self.failed(CheckName::Orphans, &error),
         };
         let (healing, left): (Vec<&KeyEntry>, Vec<&KeyEntry>) =
             marked.into_iter().filter(|key| !held.contains(&key.id)).partition(|key| replaces(&coming, key));
         let ids = |keys: &[&KeyEntry]| keys.iter().map(|key| key.id.to_string()).collect::<Vec<_>>().join(", ");
         if healing.is_empty() && left.is_empty() {
-            return self.passed("orphans", "No key that was minted for this secret is without a version.".to_owned());
+            return self
+                .passed(CheckName::Orphans, "No key that was minted for this secret is without a version.".to_owned());
         }
         let mut detail = "Keys were minted for this secret, and no version holds them.".to_owned();
         if !healing.is_empty() {
@@ -391,7 +427,7 @@ impl Checkup<'_> {
                 current.version
             );
         }
-        self.not_ok("orphans", detail);
+        self.not_ok(CheckName::Orphans, detail);
     }
 
     /// Whether grace period, schedule and expiry fit together.
@@ -401,7 +437,7 @@ impl Checkup<'_> {
             && self.now > next + DAY
         {
             return self.not_ok(
-                "schedule",
+                CheckName::Schedule,
                 format!(
                     "The rotation that was due at {} has not happened: its error is in this function's log.",
                     rfc3339(next)
@@ -416,13 +452,13 @@ impl Checkup<'_> {
                 |at| format!("the next rotation is due at {}", rfc3339(at)),
             );
             return self.not_ok(
-                "schedule",
+                CheckName::Schedule,
                 format!("The current key expires at {}, and {due}: rotate before.", rfc3339(expiry)),
             );
         }
         let Some(interval) = self.description.rotation_interval else {
             return self.passed(
-                "schedule",
+                CheckName::Schedule,
                 "The next rotation comes before the key's expiry, as far as the schedule tells.".to_owned(),
             );
         };
@@ -431,7 +467,7 @@ impl Checkup<'_> {
         let life = DAY * self.policy.key_ttl_days.saturating_sub(4);
         if grace >= interval {
             return self.not_ok(
-                "schedule",
+                CheckName::Schedule,
                 format!(
                     "The grace period ({} h) is not shorter than the time between two rotations ({} h): several old keys live at \
                      once, and only the last can be read from the secret.",
@@ -442,7 +478,7 @@ impl Checkup<'_> {
         }
         if interval + grace > life {
             return self.not_ok(
-                "schedule",
+                CheckName::Schedule,
                 format!(
                     "A key lives {} days (less up to three), and it is replaced only every {} days: a rotation that is late means an \
                      outage. Rotate more often, or raise KOSLI_KEY_TTL_DAYS.",
@@ -451,7 +487,7 @@ impl Checkup<'_> {
                 ),
             );
         }
-        self.passed("schedule", "Grace period, schedule and expiry fit together.".to_owned());
+        self.passed(CheckName::Schedule, "Grace period, schedule and expiry fit together.".to_owned());
     }
 
     /// When the admin key expires, which only its secret can tell: by naming its id and account.
@@ -463,31 +499,31 @@ impl Checkup<'_> {
             Ok(entry) => entry?,
             Err(error) => {
                 let error = kosli_failed(&error, authority.role, &format!("looking up the admin key {id}"));
-                self.failed("admin-expiry", &error);
+                self.failed(CheckName::AdminExpiry, &error);
                 return None;
             }
         };
         let expiry = from_epoch_seconds(entry.expires_at?);
         if expiry < self.now + EXPIRY_WARNING {
             self.not_ok(
-                "admin-expiry",
+                CheckName::AdminExpiry,
                 format!("The admin key {id} expires at {}: rotate the admin secret before.", rfc3339(expiry)),
             );
         } else {
-            self.passed("admin-expiry", format!("The admin key {id} expires at {}.", rfc3339(expiry)));
+            self.passed(CheckName::AdminExpiry, format!("The admin key {id} expires at {}.", rfc3339(expiry)));
         }
         Some(expiry)
     }
 
-    fn passed(&mut self, name: &'static str, detail: String) {
+    fn passed(&mut self, name: CheckName, detail: String) {
         self.checks.push(Check { name, ok: true, detail });
     }
 
-    fn not_ok(&mut self, name: &'static str, detail: String) {
+    fn not_ok(&mut self, name: CheckName, detail: String) {
         self.checks.push(Check { name, ok: false, detail });
     }
 
-    fn failed(&mut self, name: &'static str, error: &RotationError) {
+    fn failed(&mut self, name: CheckName, error: &RotationError) {
         self.not_ok(name, format!("{} ({})", error.what_to_do(), error.kind().word()));
     }
 }

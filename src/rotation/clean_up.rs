@@ -6,7 +6,7 @@ use tracing::{info, warn};
 
 use super::credential::Credential;
 use super::failures::{Role, kosli_failed};
-use super::invocation::{Invocation, StepAnswer, View};
+use super::invocation::{Invocation, OldKey, StepAnswer, View};
 use super::marks::{Marks, may_succeed};
 use super::session::Authority;
 use crate::config::{Policy, RevokeOldKey};
@@ -85,7 +85,7 @@ pub(super) async fn clean_up(
     answer.revoked_key_ids.extend(swept.iter().map(ToString::to_string));
     if policy.revoke_old_key == RevokeOldKey::Immediately {
         if redelivered && is_dead(invocation, &replaced).await {
-            answer.old_key = Some("dead");
+            answer.old_key = Some(OldKey::Dead);
             return Ok(answer);
         }
         revoke_old_key(invocation, view, new, &replaced, &authority, &mut answer).await.map_err(incomplete)?;
@@ -168,14 +168,14 @@ async fn revoke_old_key(
     answer: &mut StepAnswer,
 ) -> Result<(), RotationError> {
     let (Some(old_id), Some(new_id)) = (&replaced.key_id, &new.key_id) else {
-        answer.old_key = Some("cannot tell");
+        answer.old_key = Some(OldKey::CannotTell);
         answer
             .warnings
             .push("The old key was not revoked: nothing says which id it has. Revoke it in Kosli.".to_owned());
         return Ok(());
     };
     if old_id == new_id || replaced.key().same(new.key()) {
-        answer.old_key = Some("cannot tell");
+        answer.old_key = Some(OldKey::CannotTell);
         answer.warnings.push(format!(
             "The old key was not revoked: Kosli gave its successor the same id {old_id}, and revoking that would end the new \
              key. The old one ends with its grace period."
@@ -188,7 +188,7 @@ async fn revoke_old_key(
         && let Ok(pending) = Credential::parse(&version, &view.description, PENDING)
         && (pending.key_id.as_ref() == Some(old_id) || pending.key().same(replaced.key()))
     {
-        answer.old_key = Some("cannot tell");
+        answer.old_key = Some(OldKey::CannotTell);
         answer.warnings.push(format!(
             "The old key {old_id} was not revoked: the version {} under AWSPENDING holds it.",
             pending.version
@@ -204,14 +204,14 @@ async fn revoke_old_key(
     answer.revoked_key_ids.push(old_id.to_string());
     answer.old_key = Some(proof_of_death(invocation, replaced).await);
     match answer.old_key {
-        Some("dead") => info!(key_id = %old_id, old_key = "dead", "Kosli refuses the old key"),
+        Some(OldKey::Dead) => info!(key_id = %old_id, old_key = "dead", "Kosli refuses the old key"),
         Some(verdict) => {
             count(&invocation.session.tally.old_key_alive);
-            warn!(key_id = %old_id, old_key = verdict, "the old key was revoked and is not proven dead");
+            warn!(key_id = %old_id, old_key = verdict.word(), "the old key was revoked and is not proven dead");
         }
         None => {}
     }
-    if answer.old_key == Some("alive") {
+    if answer.old_key == Some(OldKey::Alive) {
         answer.warnings.push(format!(
             "Kosli still accepts the old key {old_id} after its revocation. Look at it in Kosli, and rotate again if it was leaked."
         ));
@@ -220,13 +220,13 @@ async fn revoke_old_key(
 }
 
 /// Uses the old key until Kosli refuses it, for some seconds.
-async fn proof_of_death(invocation: &Invocation<'_>, replaced: &Credential) -> &'static str {
+async fn proof_of_death(invocation: &Invocation<'_>, replaced: &Credential) -> OldKey {
     let mut pauses = DEATH_PROOF_PAUSES.iter();
     loop {
         let verdict = match invocation.session.kosli(replaced.key()).accepts(&replaced.account.org, &[]).await {
-            Ok(Acceptance::Dead) => return "dead",
-            Ok(Acceptance::Accepted) => "alive",
-            Err(KosliError::Refused { .. } | KosliError::NotSent(_) | KosliError::Unclear(_)) => "cannot tell",
+            Ok(Acceptance::Dead) => return OldKey::Dead,
+            Ok(Acceptance::Accepted) => OldKey::Alive,
+            Err(KosliError::Refused { .. } | KosliError::NotSent(_) | KosliError::Unclear(_)) => OldKey::CannotTell,
         };
         match pauses.next() {
             Some(&pause) if invocation.session.budget.pause(pause).await => {}

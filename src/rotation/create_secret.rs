@@ -4,7 +4,7 @@ use tracing::info;
 
 use super::credential::{Credential, KEY_ID_LABEL};
 use super::failures::{Role, current_unreadable, dead_without_admin, pending_dead, pending_is_current};
-use super::invocation::{Invocation, Needs, StepAnswer, View};
+use super::invocation::{Invocation, Needs, Outcome, StepAnswer, View};
 use super::replacement::{Replacement, Stored};
 use super::session::{ACCEPTANCE_PAUSES, DEATH_PAUSES};
 use crate::clock::rfc3339;
@@ -22,7 +22,7 @@ pub(super) async fn create_secret(invocation: &Invocation<'_>) -> Result<StepAns
     let needs = Needs { current: true, previous: true, admin: true, pending_value: false };
     let view = invocation.observe(needs).await?;
     if matches!(view.standing, Standing::Current { .. }) {
-        return Ok(invocation.answer("already current"));
+        return Ok(invocation.answer(Outcome::AlreadyCurrent));
     }
     if !view.description.rotation_enabled {
         return Err(RotationError::before_any_change(
@@ -73,7 +73,7 @@ async fn create(invocation: &Invocation<'_>, view: View) -> Result<StepAnswer, R
     let stored = replacement.mint_and_store(listing?, &stale_labels).await?;
     match stored {
         Stored::Ours(made) => {
-            info!(key_id = %made.id, how = made.how, "the new key is stored under AWSPENDING");
+            info!(key_id = %made.id, how = made.how.word(), "the new key is stored under AWSPENDING");
             Ok(StepAnswer {
                 key_id: Some(made.id.to_string()),
                 replaced_key_id: made.replaced.as_ref().map(ToString::to_string),
@@ -123,7 +123,7 @@ async fn already_created(
     match invocation.session.accepts(&pending.account, pending.key(), "the pending key", &ACCEPTANCE_PAUSES).await? {
         Acceptance::Accepted => Ok(StepAnswer {
             key_id: pending.key_id.as_ref().map(ToString::to_string),
-            ..invocation.answer("already created")
+            ..invocation.answer(Outcome::AlreadyCreated)
         }),
         Acceptance::Dead => Err(pending_dead(invocation.session.secret, invocation.version_id())),
     }

@@ -7,7 +7,7 @@ use tracing::info;
 use super::clean_up::clean_up;
 use super::credential::Credential;
 use super::failures::{TRY_AGAIN, current_unreadable, pending_dead, pending_is_current, pending_value_missing};
-use super::invocation::{Invocation, Needs, StepAnswer, View};
+use super::invocation::{Invocation, Needs, Outcome, StepAnswer, View};
 use super::session::{ACCEPTANCE_PAUSES, Session};
 use crate::budget::Repeatable;
 use crate::error::{ErrorKind, RotationError};
@@ -29,7 +29,7 @@ pub(super) async fn finish_secret(invocation: &Invocation<'_>) -> Result<StepAns
         Standing::Current { previous } => {
             let new = Credential::parse(version, &view.description, CURRENT)?;
             invocation.session.permit(&new.account)?;
-            let answer = invocation.answer("already current");
+            let answer = invocation.answer(Outcome::AlreadyCurrent);
             clean_up(invocation, &view, &new, previous.as_ref(), None, policy, answer).await?
         }
         Standing::Pending { current } => {
@@ -38,7 +38,7 @@ pub(super) async fn finish_secret(invocation: &Invocation<'_>) -> Result<StepAns
             let replaced = prove(invocation, &view, &pending).await.map_err(&with_death)?;
             promote(invocation, current).await.map_err(&with_death)?;
             info!(version_id = %invocation.version_id(), "AWSCURRENT moved to the new version");
-            let answer = invocation.answer("promoted");
+            let answer = invocation.answer(Outcome::Promoted);
             clean_up(invocation, &view, &pending, Some(current), Some(replaced), policy, answer).await?
         }
     };

@@ -10,6 +10,7 @@ use crate::error::RotationError;
 use crate::event::{RotationEvent, VersionId};
 use crate::secrets_manager::{CURRENT, Description, PREVIOUS, Version, Which};
 use crate::staging::Standing;
+use crate::words::words;
 
 /// The pauses between looks at Secrets Manager where something should be visible and is not: what was written a moment ago
 /// may not be readable yet.
@@ -47,14 +48,49 @@ pub(super) struct Needs {
     pub(super) pending_value: bool,
 }
 
+words! {
+    /// What a step did, in a word.
+    pub enum Outcome {
+        /// `createSecret`: the current key was rotated.
+        Rotated = "rotated",
+        /// `createSecret`: a lost key was replaced.
+        Recovered = "recovered",
+        /// `createSecret`: a key was created.
+        Created = "created",
+        /// `createSecret`: the pending version has a key that works.
+        AlreadyCreated = "already created",
+        /// `setSecret`: both versions belong to one account.
+        Checked = "checked",
+        /// `testSecret`: Kosli accepts the new key.
+        Tested = "tested",
+        /// `testSecret` alone: Kosli accepts the current key.
+        TestedCurrent = "tested the current key",
+        /// `finishSecret`: the new version is current.
+        Promoted = "promoted",
+        /// Any step: the version was current before.
+        AlreadyCurrent = "already current",
+    }
+}
+
+words! {
+    /// What became of the old key when it was revoked at once.
+    pub enum OldKey {
+        /// Kosli refuses it.
+        Dead = "dead",
+        /// Kosli still accepts it.
+        Alive = "alive",
+        /// It was not revoked, or Kosli does not say.
+        CannotTell = "cannot tell",
+    }
+}
+
 /// What a step did.
 #[derive(Debug, Serialize)]
 pub(super) struct StepAnswer {
     pub(super) step: &'static str,
     pub(super) secret_id: String,
     pub(super) version_id: String,
-    /// What was done, in one word.
-    pub(super) outcome: &'static str,
+    pub(super) outcome: Outcome,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) key_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -64,9 +100,9 @@ pub(super) struct StepAnswer {
     pub(super) current_key_dies_at: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) revoked_key_ids: Vec<String>,
-    /// With immediate revocation: `dead`, `alive` or `cannot tell`.
+    /// With immediate revocation.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) old_key: Option<&'static str>,
+    pub(super) old_key: Option<OldKey>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) warnings: Vec<String>,
 }
@@ -87,7 +123,7 @@ impl Invocation<'_> {
         }
     }
 
-    pub(super) fn answer(&self, outcome: &'static str) -> StepAnswer {
+    pub(super) fn answer(&self, outcome: Outcome) -> StepAnswer {
         StepAnswer {
             step: self.event.step.name(),
             secret_id: self.event.secret_id.to_string(),

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::credential::Credential;
 use super::failures::{TRY_AGAIN, kosli_failed};
-use super::invocation::Invocation;
+use super::invocation::{Invocation, Outcome};
 use super::marks::Marks;
 use super::session::Authority;
 use crate::clock::from_epoch_seconds;
@@ -84,7 +84,7 @@ pub(super) enum Stored {
 /// The new key, stored.
 pub(super) struct Made {
     pub(super) id: KeyId,
-    pub(super) how: &'static str,
+    pub(super) how: Outcome,
     pub(super) replaced: Option<KeyId>,
     pub(super) current_key_dies: Option<SystemTime>,
     pub(super) revoked: Vec<KeyId>,

@@ -2,7 +2,7 @@
 
 use super::credential::Credential;
 use super::failures::pending_value_missing;
-use super::invocation::{Invocation, Needs, StepAnswer, View};
+use super::invocation::{Invocation, Needs, Outcome, StepAnswer, View};
 use crate::error::RotationError;
 use crate::secrets_manager::{CURRENT, PENDING};
 use crate::staging::Standing;
@@ -11,10 +11,10 @@ use crate::staging::Standing;
 pub(super) async fn set_secret(invocation: &Invocation<'_>) -> Result<StepAnswer, RotationError> {
     let view = invocation.observe(Needs { current: true, pending_value: true, ..Needs::default() }).await?;
     if matches!(view.standing, Standing::Current { .. }) {
-        return Ok(invocation.answer("already current"));
+        return Ok(invocation.answer(Outcome::AlreadyCurrent));
     }
     let pending = cross_check(invocation, &view).map_err(invocation.with_death(&view))?;
-    Ok(StepAnswer { key_id: pending.key_id.as_ref().map(ToString::to_string), ..invocation.answer("checked") })
+    Ok(StepAnswer { key_id: pending.key_id.as_ref().map(ToString::to_string), ..invocation.answer(Outcome::Checked) })
 }
 
 fn cross_check(invocation: &Invocation<'_>, view: &View) -> Result<Credential, RotationError> {

@@ -2,7 +2,7 @@
 
 use super::credential::Credential;
 use super::failures::pending_dead;
-use super::invocation::{Invocation, Needs, StepAnswer, View};
+use super::invocation::{Invocation, Needs, Outcome, StepAnswer, View};
 use super::session::ACCEPTANCE_PAUSES;
 use crate::error::{ErrorKind, RotationError};
 use crate::kosli::Acceptance;
@@ -33,7 +33,7 @@ async fn authenticate(invocation: &Invocation<'_>, view: &View) -> Result<StepAn
     match invocation.session.accepts(&credential.account, credential.key(), whose, &ACCEPTANCE_PAUSES).await? {
         Acceptance::Accepted => Ok(StepAnswer {
             key_id: credential.key_id.as_ref().map(ToString::to_string),
-            ..invocation.answer(if role == PENDING { "tested" } else { "tested the current key" })
+            ..invocation.answer(if role == PENDING { Outcome::Tested } else { Outcome::TestedCurrent })
         }),
         Acceptance::Dead if role == PENDING => Err(pending_dead(invocation.session.secret, invocation.version_id())),
         Acceptance::Dead => Err(RotationError::before_any_change(

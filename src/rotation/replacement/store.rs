@@ -11,7 +11,7 @@ use crate::kosli::{KosliError, Listing, Minted};
 use crate::metrics::count;
 use crate::rotation::credential::{Credential, KEY_ID_LABEL};
 use crate::rotation::failures::TRY_AGAIN;
-use crate::rotation::invocation::{Invocation, STALE_VIEW_PAUSES};
+use crate::rotation::invocation::{Invocation, Outcome, STALE_VIEW_PAUSES};
 use crate::rotation::marks::{CLOCK_TOLERANCE, may_succeed};
 use crate::secrets_manager::{NewValue, SecretsManagerError, Version, Which};
 
@@ -65,9 +65,9 @@ impl Replacement<'_> {
                     Err(error) => warnings.push(format!("The lost key {id} could not be revoked yet: {error}.")),
                 }
                 count(&tally.recovered);
-                ("recovered", self.current.key_id.clone())
+                (Outcome::Recovered, self.current.key_id.clone())
             }
-            Plan::Rotate { id, .. } => ("rotated", Some(id.clone())),
+            Plan::Rotate { id, .. } => (Outcome::Rotated, Some(id.clone())),
             Plan::Create { beside, .. } => {
                 if let Some(id) = beside {
                     let id = id.as_ref().map_or_else(|| "(unknown id)".to_owned(), ToString::to_string);
@@ -76,9 +76,9 @@ impl Replacement<'_> {
                          one. Revoke it in Kosli when nobody uses it any more."
                     ));
                 }
-                ("created", self.current.key_id.clone())
+                (Outcome::Created, self.current.key_id.clone())
             }
-            Plan::LeaveToTwin { .. } => ("rotated", None),
+            Plan::LeaveToTwin { .. } => (Outcome::Rotated, None),
         };
         Ok(Stored::Ours(Made {
             id: minted.id,
