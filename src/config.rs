@@ -1,15 +1,23 @@
-//! The configuration: environment variables of the function, overridden per secret by tags. Parsed once, at the edge.
+//! The configuration: environment variables of the function, overridden per secret by tags. Parsed once, at the edge, and all of
+//! it: no variable is left to a library, which would take what it cannot read for nothing.
+
+mod aws;
+mod network;
+mod unknown;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use reqwest::Url;
 
+pub use self::aws::Aws;
+pub use self::network::{Network, Proxy};
+pub use self::unknown::unknown_variables;
 use crate::error::{ErrorKind, RotationError};
 use crate::event::SecretId;
 use crate::identity::Permitted;
+use crate::log;
 
 /// What the environment says.
 ///
@@ -22,7 +30,7 @@ use crate::identity::Permitted;
 /// | `KOSLI_REVOKE_OLD_KEY` | `after-grace-period` | or `immediately` |
 /// | `KOSLI_KEY_TTL_DAYS` | 365 | 14 to 365 |
 ///
-/// `AWS_LAMBDA_LOG_LEVEL` and `AWS_LAMBDA_LOG_FORMAT` are read by [`crate::log`], the SDK's own variables by the SDK.
+/// What Lambda, the AWS SDK and HTTP clients call their own variables is in [`Aws`], [`Network`] and [`log::Settings`].
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where Kosli is; never read from a secret.
@@ -33,6 +41,14 @@ pub struct Config {
     pub permitted: Permitted,
     /// What holds where a secret's tags say nothing else.
     pub policy: Policy,
+    /// Who the function is to AWS, and where AWS is.
+    pub aws: Aws,
+    /// How both services are reached.
+    pub network: Network,
+    /// How much is logged, and in which form.
+    pub log: log::Settings,
+    /// What is set under our prefix, and known to nobody: a setting that somebody believes in, and that has no effect.
+    pub unknown_variables: Vec<String>,
 }
 
 /// How a secret's key is replaced.
@@ -89,33 +105,53 @@ impl Config {
     /// # Errors
     /// [`ErrorKind::InvalidConfiguration`], naming the variable and what it accepts.
     pub fn from_vars(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, RotationError> {
-        let variable = |name: &str| lookup(name).filter(|value| !value.is_empty());
-        let host = variable("KOSLI_HOST").unwrap_or_else(|| DEFAULT_HOST.to_owned());
-        let permitted = variable("KOSLI_SERVICE_ACCOUNTS").unwrap_or_else(|| "*/*".to_owned());
+        let variables = Variables(&lookup);
+        let host = variables.parsed("KOSLI_HOST", network::SERVICE_ACCEPTS, network::parse_service)?;
+        let permitted = variables.parsed(
+            "KOSLI_SERVICE_ACCOUNTS",
+            "comma-separated org/name patterns, with * for any characters",
+            Permitted::parse,
+        )?;
+        let secret_id = |id: &str| {
+            let valid = id.len() <= 2_048 && id.bytes().all(|byte| byte.is_ascii_graphic());
+            valid.then(|| SecretId::trusted(id))
+        };
         let mut policy = Policy::default();
         for setting in [&GRACE_PERIOD, &REVOKE_OLD_KEY, &KEY_TTL] {
-            if let Some(value) = variable(setting.variable) {
-                policy.set(setting, &value).ok_or_else(|| malformed(setting.variable, setting.accepts))?;
-            }
+            variables.parsed(setting.variable, setting.accepts, |value| policy.set(setting, value))?;
         }
         Ok(Self {
-            host: parse_host(&host).ok_or_else(|| {
-                malformed(
-                    "KOSLI_HOST",
-                    "an https:// address without user, path, query or fragment (http:// for a loopback host only)",
-                )
-            })?,
-            admin_secret: match variable("KOSLI_ADMIN_SECRET_ID") {
-                Some(id) if id.len() > 2_048 || !id.bytes().all(|byte| byte.is_ascii_graphic()) => {
-                    return Err(malformed("KOSLI_ADMIN_SECRET_ID", "the name or the ARN of a secret"));
-                }
-                id => id.map(SecretId::trusted),
+            host: match host {
+                Some(host) => host,
+                None => network::parse_service(DEFAULT_HOST).ok_or_else(|| malformed("KOSLI_HOST", DEFAULT_HOST))?,
             },
-            permitted: Permitted::parse(&permitted).ok_or_else(|| {
-                malformed("KOSLI_SERVICE_ACCOUNTS", "comma-separated org/name patterns, with * for any characters")
-            })?,
+            admin_secret: variables.parsed("KOSLI_ADMIN_SECRET_ID", "the name or the ARN of a secret", secret_id)?,
+            permitted: permitted.unwrap_or_else(Permitted::everything),
             policy,
+            aws: Aws::from_vars(&variables)?,
+            network: Network::from_vars(&variables)?,
+            log: log::Settings {
+                level: variables.parsed("AWS_LAMBDA_LOG_LEVEL", log::LEVELS_IN_WORDS, log::level)?.unwrap_or("INFO"),
+                json: variables.parsed("AWS_LAMBDA_LOG_FORMAT", "Text or JSON", log::is_json)?.unwrap_or_default(),
+            },
+            unknown_variables: Vec::new(),
         })
+    }
+}
+
+/// The environment, in which a variable that is set to nothing counts as unset, as a template's empty parameter leaves it.
+struct Variables<'a>(&'a dyn Fn(&str) -> Option<String>);
+
+impl Variables<'_> {
+    /// `None`: it is not set.
+    fn parsed<T>(
+        &self,
+        variable: &str,
+        accepts: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>, RotationError> {
+        let value = (self.0)(variable).filter(|value| !value.is_empty());
+        value.map(|value| parse(&value).ok_or_else(|| malformed(variable, accepts))).transpose()
     }
 }
 
@@ -204,27 +240,6 @@ fn number(text: &str, bounds: std::ops::RangeInclusive<u32>) -> Option<u32> {
     text.parse().ok().filter(|number| bounds.contains(number))
 }
 
-/// An origin: scheme, host and port, and nothing that could send the key anywhere else.
-fn parse_host(text: &str) -> Option<Url> {
-    let url = Url::parse(text).ok()?;
-    let host = url.host_str()?;
-    let loopback = host == "localhost"
-        || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    let safe_scheme = url.scheme() == "https" || (url.scheme() == "http" && loopback);
-    // The parser resolves `/..`, and puts slashes in where some are missing.
-    let written = text.get(url.scheme().len()..).and_then(|rest| rest.strip_prefix("://"));
-    let bare = written.is_some_and(|origin| !origin.strip_suffix('/').unwrap_or(origin).contains('/'))
-        && url.username().is_empty()
-        && url.password().is_none()
-        && url.path() == "/"
-        && url.query().is_none()
-        && url.fragment().is_none()
-        // The parser forgives what a person would not: white space, a backslash, an empty user.
-        && !text.contains(['@', '\\', '?', '#'])
-        && !text.chars().any(|character| character.is_whitespace() || character.is_control());
-    (safe_scheme && bare).then_some(url)
-}
-
 fn malformed(variable: &str, accepts: &str) -> RotationError {
     RotationError::before_any_change(
         ErrorKind::InvalidConfiguration,
@@ -238,7 +253,10 @@ mod tests {
     use super::*;
 
     fn config(variables: &[(&str, &str)]) -> Result<Config, RotationError> {
-        Config::from_vars(|name| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+        let by_lambda =
+            [("AWS_REGION", "eu-west-1"), ("AWS_ACCESS_KEY_ID", "made-up"), ("AWS_SECRET_ACCESS_KEY", "made-up")];
+        let set = |name: &str| variables.iter().chain(&by_lambda).find(|(key, _)| *key == name);
+        Config::from_vars(|name| set(name).map(|(_, value)| (*value).to_owned()))
     }
 
     #[test]

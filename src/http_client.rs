@@ -1,5 +1,7 @@
 //! One HTTP client and one TLS stack, for Kosli and for the SDK.
 
+mod authorities;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,10 +16,9 @@ use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use reqwest::redirect::Policy;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use zeroize::Zeroizing;
 
+use crate::config::Network;
 use crate::error::{ErrorKind, RotationError};
 
 /// How long a TCP connection and its TLS handshake may take.
@@ -30,11 +31,21 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Far above every answer that Secrets Manager gives: a value has at most 64 KiB.
 const LARGEST_ANSWER: usize = 1 << 20;
 
-/// Connections to hosts, and the TLS configuration with which new ones are made.
+/// What every request to Kosli says it comes from.
+const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
+
+/// Connections to hosts, and what new ones are made with.
 #[derive(Clone, Debug)]
 pub struct Connections {
-    tls: rustls::ClientConfig,
+    maker: Maker,
     client: reqwest::Client,
+}
+
+/// What a client is made with.
+#[derive(Clone, Debug)]
+struct Maker {
+    tls: rustls::ClientConfig,
+    proxy: Option<reqwest::Proxy>,
 }
 
 impl Connections {
@@ -43,28 +54,27 @@ impl Connections {
     /// Redirects are never followed: a key goes to the configured host and to nobody else. Nothing is retried here: whoever
     /// calls knows which call may be repeated.
     ///
-    /// The roots are Mozilla's, compiled in. `extra_roots` names a PEM file with further ones (`SSL_CERT_FILE`): for a proxy
-    /// that inspects TLS, or a Kosli of one's own. Proxies are taken from `HTTPS_PROXY` and `NO_PROXY`.
+    /// The roots are Mozilla's, compiled in, and those of the file that `network` names: for a proxy that inspects TLS, or a Kosli
+    /// of one's own. The proxy is the configured one, and the environment is not asked again.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidConfiguration`], when the additional certificates cannot be used.
-    pub fn new(extra_roots: Option<&str>) -> Result<Self, RotationError> {
+    pub fn new(network: &Network) -> Result<Self, RotationError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-        if let Some(file) = extra_roots {
-            let certificates = CertificateDer::pem_file_iter(file).map_err(|error| no_roots(&error))?;
-            for certificate in certificates {
-                let certificate = certificate.map_err(|error| no_roots(&error))?;
-                roots.add(certificate).map_err(|error| no_roots(&error))?;
-            }
+        if let Some(file) = &network.certificate_file {
+            authorities::add(file, &mut roots).map_err(|why| no_roots(&why))?;
         }
         let tls = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| unusable(&error))?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let client = client(tls.clone(), CONNECT_TIMEOUT).map_err(|error| unusable(&error))?;
-        Ok(Self { tls, client })
+        let proxy =
+            network.proxy.as_ref().map(|proxy| proxy.for_client()).transpose().map_err(|error| unusable(&error))?;
+        let maker = Maker { tls, proxy };
+        let client = maker.client(CONNECT_TIMEOUT).map_err(|error| unusable(&error))?;
+        Ok(Self { maker, client })
     }
 
     /// The client for Kosli.
@@ -75,25 +85,34 @@ impl Connections {
     /// The same client, for the SDK.
     pub fn for_sdk(&self) -> SdkHttpClient {
         let clients = BTreeMap::from([(CONNECT_TIMEOUT, self.client.clone())]);
-        SdkHttpClient { tls: self.tls.clone(), clients: Arc::new(Mutex::new(clients)) }
+        SdkHttpClient { maker: self.maker.clone(), clients: Arc::new(Mutex::new(clients)) }
     }
 }
 
-fn client(tls: rustls::ClientConfig, connect_timeout: Duration) -> reqwest::Result<reqwest::Client> {
-    reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
-        .redirect(Policy::none())
-        .retry(reqwest::retry::never())
-        .connect_timeout(connect_timeout)
-        .pool_idle_timeout(IDLE_TIMEOUT)
+impl Maker {
+    fn client(&self, connect_timeout: Duration) -> reqwest::Result<reqwest::Client> {
+        let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(self.tls.clone())
+            .user_agent(USER_AGENT)
+            .redirect(Policy::none())
+            .retry(reqwest::retry::never())
+            .connect_timeout(connect_timeout)
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            // What the environment says is parsed already.
+            .no_proxy();
+        match &self.proxy {
+            Some(proxy) => client.proxy(proxy.clone()),
+            None => client,
+        }
         .build()
+    }
 }
 
-fn no_roots(error: &dyn fmt::Display) -> RotationError {
+fn no_roots(why: &str) -> RotationError {
     RotationError::before_any_change(
         ErrorKind::InvalidConfiguration,
         format!(
-            "The environment variable SSL_CERT_FILE is malformed: it accepts the name of a PEM file with certificates ({error})."
+            "The environment variable SSL_CERT_FILE is malformed: it accepts the name of a PEM file with certificates, and {why}."
         ),
         "Correct the function's configuration.",
     )
@@ -111,7 +130,7 @@ fn unusable(error: &dyn fmt::Display) -> RotationError {
 /// a connection.
 #[derive(Clone, Debug)]
 pub struct SdkHttpClient {
-    tls: rustls::ClientConfig,
+    maker: Maker,
     /// By their connect time-out, which is a client's own, while the SDK may have one for each operation. Here it has none, so
     /// there is one client.
     clients: Arc<Mutex<BTreeMap<Duration, reqwest::Client>>>,
@@ -123,8 +142,7 @@ impl SdkHttpClient {
         if let Some(client) = clients.get(&connect_timeout) {
             return Ok(client.clone());
         }
-        let client =
-            client(self.tls.clone(), connect_timeout).map_err(|error| ConnectorError::other(error.into(), None))?;
+        let client = self.maker.client(connect_timeout).map_err(|error| ConnectorError::other(error.into(), None))?;
         clients.insert(connect_timeout, client.clone());
         Ok(client)
     }

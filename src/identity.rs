@@ -103,6 +103,11 @@ impl Permitted {
             .map(Self)
     }
 
+    /// `*/*`.
+    pub fn everything() -> Self {
+        Self(vec![("*".to_owned(), "*".to_owned())])
+    }
+
     /// Whether one of the patterns matches.
     pub fn allows(&self, account: &Account) -> bool {
         self.0.iter().any(|(org, name)| glob(org, account.org.as_str()) && glob(name, account.name.as_str()))

@@ -10,20 +10,49 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 
+/// How much is written, and in which form.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Settings {
+    /// One of Lambda's own words.
+    pub level: &'static str,
+    /// JSON, or text.
+    pub json: bool,
+}
+
+/// What `AWS_LAMBDA_LOG_LEVEL` may say.
+const LEVELS: [&str; 6] = ["TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL"];
+
+/// The same, for error texts.
+pub(crate) const LEVELS_IN_WORDS: &str = "TRACE, DEBUG, INFO, WARN, ERROR or FATAL";
+
+/// `None`: no such level.
+pub(crate) fn level(text: &str) -> Option<&'static str> {
+    LEVELS.into_iter().find(|level| level.eq_ignore_ascii_case(text))
+}
+
+/// What `AWS_LAMBDA_LOG_FORMAT` says; `None`: neither.
+pub(crate) fn is_json(text: &str) -> Option<bool> {
+    [("Text", false), ("JSON", true)]
+        .into_iter()
+        .find(|(word, _)| word.eq_ignore_ascii_case(text))
+        .map(|(_, json)| json)
+}
+
 /// The log of a process: `tracing::subscriber::set_global_default` takes it, and each line goes to `writer`.
 ///
 /// `AWS_LAMBDA_LOG_LEVEL`: TRACE, DEBUG, INFO (the default), WARN, ERROR or FATAL. `AWS_LAMBDA_LOG_FORMAT`: `JSON`, or text.
+/// What is neither is [`crate::config::Config`]'s to refuse, in a log that has its default.
 /// Source: <https://docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs-log-level.html>
 pub fn subscriber(
     lookup: impl Fn(&str) -> Option<String>,
     writer: impl for<'w> MakeWriter<'w> + Send + Sync + 'static,
 ) -> Box<dyn Subscriber + Send + Sync> {
     // Spelled out: to the parser of `LevelFilter`, nothing at all means ERROR.
-    let level = match lookup("AWS_LAMBDA_LOG_LEVEL").unwrap_or_default().to_ascii_uppercase().as_str() {
-        "TRACE" => LevelFilter::TRACE,
-        "DEBUG" => LevelFilter::DEBUG,
-        "WARN" => LevelFilter::WARN,
-        "ERROR" | "FATAL" => LevelFilter::ERROR,
+    let level = match lookup("AWS_LAMBDA_LOG_LEVEL").and_then(|text| level(&text)) {
+        Some("TRACE") => LevelFilter::TRACE,
+        Some("DEBUG") => LevelFilter::DEBUG,
+        Some("WARN") => LevelFilter::WARN,
+        Some("ERROR" | "FATAL") => LevelFilter::ERROR,
         _ => LevelFilter::INFO,
     };
     let targets = Targets::new()
@@ -31,7 +60,7 @@ pub fn subscriber(
         // It writes every error of the handler once more, in its `Debug` form; a panic is written by the panic hook.
         .with_target("lambda_runtime::layers::panic", LevelFilter::OFF)
         .with_default(level.min(LevelFilter::from_level(Level::WARN)));
-    let json = lookup("AWS_LAMBDA_LOG_FORMAT").is_some_and(|format| format.eq_ignore_ascii_case("json"));
+    let json = lookup("AWS_LAMBDA_LOG_FORMAT").and_then(|text| is_json(&text)).unwrap_or_default();
     // Without module paths: a line is the same wherever in the source it is written.
     let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_target(false).with_writer(writer);
     if json {

@@ -3,12 +3,8 @@
 use std::env;
 use std::sync::Arc;
 
-use aws_config::environment::{EnvironmentVariableCredentialsProvider, EnvironmentVariableRegionProvider};
-use aws_config::meta::region::ProvideRegion;
-use aws_config::{BehaviorVersion, SdkConfig};
-use aws_sdk_secretsmanager::config::SharedCredentialsProvider;
 use kosli_key_rotation::clock::SystemClock;
-use kosli_key_rotation::config::Config;
+use kosli_key_rotation::config::{Config, unknown_variables};
 use kosli_key_rotation::error::RotationError;
 use kosli_key_rotation::function::{Function, LambdaContext};
 use kosli_key_rotation::http_client::Connections;
@@ -19,14 +15,15 @@ use kosli_key_rotation::secrets_manager::SecretsManager;
 use lambda_runtime::tower::util::MapRequestLayer;
 use lambda_runtime::{Diagnostic, LambdaEvent, LambdaInvocation, Runtime, service_fn};
 use serde_json::Value;
-use tracing::error;
+use tracing::{error, warn};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_runtime::Error> {
-    let variable = |name: &str| env::var(name).ok();
+    // What is not Unicode is no value of any variable: shown as such, it is refused as any other malformed one is.
+    let variable = |name: &str| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
     tracing::subscriber::set_global_default(log::subscriber(variable, std::io::stdout))?;
     // A function that cannot be set up stays up, to say so to every invocation.
-    let function = &function(variable).await;
+    let function = &function(variable);
     let handler = service_fn(async |event: LambdaEvent<Value>| -> Result<Value, Diagnostic> {
         let LambdaEvent { payload, context } = event;
         let function = function.as_ref().map_err(|error| {
@@ -43,37 +40,23 @@ async fn main() -> Result<(), lambda_runtime::Error> {
     Runtime::new(handler).layer(MapRequestLayer::new(json_or_null)).run().await
 }
 
-async fn function(variable: impl Fn(&str) -> Option<String>) -> Result<Function, RotationError> {
-    let config = Config::from_vars(&variable)?;
-    // A variable that is set to nothing counts as unset.
-    let set = |name: &str| variable(name).filter(|value| !value.is_empty());
-    let extra_roots = set("SSL_CERT_FILE");
-    let connections = Connections::new(extra_roots.as_deref())?;
-    // Lambda gives credentials and region as variables. The SDK's default chain asks for nothing else there, and is a third of
-    // a start.
-    let aws = SdkConfig::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(EnvironmentVariableRegionProvider::new().region().await)
-        .credentials_provider(SharedCredentialsProvider::new(EnvironmentVariableCredentialsProvider::new()))
-        .use_fips(set("AWS_USE_FIPS_ENDPOINT").is_some_and(|value| value == "true"))
-        .use_dual_stack(set("AWS_USE_DUALSTACK_ENDPOINT").is_some_and(|value| value == "true"))
-        .http_client(connections.for_sdk())
-        .build();
+fn function(variable: impl Fn(&str) -> Option<String>) -> Result<Function, RotationError> {
+    let mut config = Config::from_vars(&variable)?;
+    config.unknown_variables = unknown_variables(env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned()));
+    for name in &config.unknown_variables {
+        warn!("The environment variable {name} is unknown to this function and has no effect: is it spelled wrong?");
+    }
+    let connections = Connections::new(&config.network)?;
     Ok(Function {
         kosli: Kosli::new(connections.client(), config.host.clone()),
-        secrets_manager: SecretsManager::new(
-            &aws,
-            set("AWS_ENDPOINT_URL_SECRETS_MANAGER").or_else(|| set("AWS_ENDPOINT_URL")),
-        ),
-        config,
+        secrets_manager: SecretsManager::new(&config.aws, connections.for_sdk()),
         clock: Arc::new(SystemClock),
         metrics: Metrics {
             function_name: variable("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_default(),
-            level: variable("AWS_LAMBDA_LOG_LEVEL")
-                .filter(|level| !level.is_empty())
-                .unwrap_or_else(|| "INFO".to_owned()),
+            level: config.log.level.to_owned(),
             write: |line| println!("{line}"),
         },
+        config,
     })
 }
 

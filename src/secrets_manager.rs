@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use aws_sdk_secretsmanager::Client;
 use aws_sdk_secretsmanager::config::retry::RetryConfig;
 use aws_sdk_secretsmanager::config::timeout::TimeoutConfig;
+use aws_sdk_secretsmanager::config::{AppName, BehaviorVersion};
 use aws_sdk_secretsmanager::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_secretsmanager::types::RotationRulesType;
 use aws_smithy_types::DateTime;
@@ -17,7 +18,9 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::api_key::{ApiKey, shows, without_words};
 use crate::budget::{Budget, Repeatable, TimedOut};
+use crate::config::Aws;
 use crate::event::{SecretId, VersionId};
+use crate::http_client::SdkHttpClient;
 
 /// The time-out of every call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -25,6 +28,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How much of the invocation is kept back, before a mint, for storing what it brings: two attempts that time out and one
 /// that succeeds, with the pauses between them.
 pub const STORE_RESERVE: Duration = Duration::from_secs(15);
+
+/// What the requests say they come from, in the words that an AWS SDK has for it.
+const APP_NAME: &str = concat!(env!("CARGO_PKG_NAME"), "-", env!("CARGO_PKG_VERSION"));
 
 /// The most staging labels that a secret can have.
 /// Source: <https://docs.aws.amazon.com/secretsmanager/latest/userguide/reference_limits.html>
@@ -125,15 +131,20 @@ pub enum SecretsManagerError {
 }
 
 impl SecretsManager {
-    /// A client with the SDK's configuration; its retries and time-outs are replaced by the [`Budget`]'s.
-    ///
-    /// `endpoint` is another place than AWS's own. It is not left to the SDK, which takes a variable that is set to nothing
-    /// (as `sam local` sets those of the template) for an address.
-    pub fn new(config: &aws_config::SdkConfig, endpoint: Option<String>) -> Self {
-        let mut config = aws_sdk_secretsmanager::config::Builder::from(config);
-        config.set_endpoint_url(endpoint);
-        let config = config.retry_config(RetryConfig::disabled()).timeout_config(TimeoutConfig::disabled()).build();
-        Self { client: Client::from_conf(config) }
+    /// A client that speaks through `http_client`. The SDK's retries and time-outs are replaced by the [`Budget`]'s.
+    pub fn new(aws: &Aws, http_client: SdkHttpClient) -> Self {
+        let mut config = aws_sdk_secretsmanager::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(aws.region.clone())
+            .credentials_provider(aws.credentials.clone())
+            .use_fips(aws.use_fips)
+            .use_dual_stack(aws.use_dual_stack)
+            .http_client(http_client)
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(TimeoutConfig::disabled());
+        config.set_endpoint_url(aws.endpoint.as_ref().map(ToString::to_string));
+        config.set_app_name(AppName::new(APP_NAME).ok());
+        Self { client: Client::from_conf(config.build()) }
     }
 
     /// Describes a secret.

@@ -14,6 +14,7 @@ use emulator::{Clock, Service};
 use kosli_key_rotation::config::Config;
 use serde_json::json;
 use testbed::executable::ADMIN;
+use testbed::values::set_by_lambda;
 use testbed::{ACCOUNT, ADMIN_SECRET, DAY, Executable, ONCE, ORG, SECRET, Setting, Testbed, done, token};
 
 /// What a name must not be, as a JSON string has it.
@@ -353,7 +354,8 @@ const HOSTS: [&str; 39] = [
 #[test]
 fn what_a_host_is_taken_for() {
     let host = |text: &str| {
-        Config::from_vars(|name| (name == "KOSLI_HOST").then(|| text.to_owned())).map(|config| config.host.to_string())
+        let variable = |name: &str| if name == "KOSLI_HOST" { Some(text.to_owned()) } else { set_by_lambda(name) };
+        Config::from_vars(variable).map(|config| config.host.to_string())
     };
     for (text, taken_for) in [
         ("https://APP.KOSLI.COM", "https://app.kosli.com/"),

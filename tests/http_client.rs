@@ -14,16 +14,16 @@ use aws_sdk_secretsmanager::config::{BehaviorVersion, Builder, Credentials, Regi
 use aws_sdk_secretsmanager::error::SdkError;
 use aws_sdk_secretsmanager::operation::describe_secret::DescribeSecretError;
 use aws_smithy_runtime_api::client::result::DispatchFailure;
+use base64::prelude::{BASE64_STANDARD, Engine};
 use emulator::Clock;
 use emulator::kosli::Role;
-use emulator::process::FunctionProcess;
-use emulator::rotation::step_event;
-use emulator::runtime_api::Function;
+use kosli_key_rotation::config::Network;
 use kosli_key_rotation::http_client::Connections;
 use serde_json::json;
 use testbed::{ACCOUNT, Executable, SECRET};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
 
 /// What the server does with a request.
 #[derive(Clone, Copy, Debug)]
@@ -109,7 +109,7 @@ fn client(endpoint: &str, configure: impl FnOnce(Builder) -> Builder) -> Client 
         .region(Region::new("eu-west-1"))
         .credentials_provider(Credentials::new("made-up", "made-up", None, None, "tests"))
         .endpoint_url(endpoint)
-        .http_client(Connections::new(None).unwrap().for_sdk())
+        .http_client(Connections::new(&Network::default()).unwrap().for_sdk())
         .retry_config(RetryConfig::disabled())
         .timeout_config(TimeoutConfig::disabled());
     Client::from_conf(configure(config).build())
@@ -203,38 +203,113 @@ async fn a_connection_that_the_sdk_gives_up_is_not_used_again() {
     assert_eq!(call_twice(&[Reply::Status(503), Reply::Status(200)], keeps).await, (2, 1));
 }
 
-/// Kosli's own Terraform modules document both variables for functions in a VPC. This proxy refuses, and remembers what it was
-/// asked.
+/// A proxy that refuses, and remembers the first that it was asked.
+async fn proxy() -> (String, JoinHandle<String>) {
+    let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = proxy.local_addr().unwrap().to_string();
+    (address, tokio::spawn(async move { head(&mut proxy.accept().await.unwrap().0).await }))
+}
+
+/// The head of a request.
+async fn head(stream: &mut TcpStream) -> String {
+    let mut reader = BufReader::new(stream);
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        assert!(reader.read_line(&mut head).await.unwrap() > 0, "{head}");
+    }
+    head
+}
+
+/// A world with one secret, in which little time is left to every invocation, so that nothing is tried for long.
+async fn hasty_world(variables: &[(&str, &str)]) -> Executable {
+    let mut world = world(variables).await;
+    world.configure(Duration::from_secs(4), &[]);
+    world
+}
+
+/// A world with one secret.
+async fn world(variables: &[(&str, &str)]) -> Executable {
+    let world = Executable::new(env!("CARGO_BIN_EXE_kosli-key-rotation"), Clock::real(), variables).await;
+    let (id, key) = world.add_key(ACCOUNT, Role::Member);
+    let value = json!({"api_key": key, "org": "acme", "service_account": ACCOUNT, "key_id": id}).to_string();
+    world.create_secret(SECRET, json!({ "SecretString": value })).await;
+    world
+}
+
+/// Kosli's own Terraform modules document both variables for functions in a VPC; their other spellings are as old as they are.
 #[tokio::test]
 async fn a_proxy_is_used_but_for_the_hosts_that_do_without() {
-    for (no_proxy, asks) in [("", true), ("127.0.0.1,kosli.invalid", false)] {
-        let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = format!("http://{}", proxy.local_addr().unwrap());
-        let asked = tokio::spawn(async move {
-            let (stream, _) = proxy.accept().await.unwrap();
-            let mut line = String::new();
-            BufReader::new(stream).read_line(&mut line).await.unwrap();
-            line
+    let mut cases = JoinSet::new();
+    for (variable, prefix, no_proxy, asks) in [
+        ("HTTPS_PROXY", "http://", "", true),
+        ("HTTPS_PROXY", "", "", true),
+        ("https_proxy", "http://", "", true),
+        ("ALL_PROXY", "http://user:p%5Cw@", "", true),
+        ("all_proxy", "http://", "127.0.0.1", true),
+        ("HTTPS_PROXY", "http://", "osli.invalid,kosli.invalid.example,10.0.0.0/8", true),
+        ("HTTP_PROXY", "http://", "", false),
+        ("HTTPS_PROXY", "http://", "127.0.0.1,kosli.invalid", false),
+        ("HTTPS_PROXY", "http://", "127.0.0.1, .invalid", false),
+        ("HTTPS_PROXY", "http://", "KOSLI.invalid", false),
+        ("https_proxy", "http://", "*", false),
+    ] {
+        cases.spawn(async move {
+            let case = format!("{variable} {prefix} {no_proxy}");
+            let (address, asked) = proxy().await;
+            let address = format!("{prefix}{address}");
+            let variables =
+                [(variable, address.as_str()), ("NO_PROXY", no_proxy), ("KOSLI_HOST", "https://kosli.invalid")];
+            let world = hasty_world(&variables).await;
+            let rotation = world.begin(SECRET, json!({})).await;
+            let error = world.step(&rotation, "createSecret").await.unwrap_err();
+            assert_eq!(error.error_type, "KosliUnavailable", "{case}: {error}");
+            if asks {
+                let asked = asked.await.unwrap();
+                assert!(asked.starts_with("CONNECT kosli.invalid:443 HTTP/1.1\r\n"), "{case}: {asked}");
+                let password = asked.contains(&format!("Basic {}\r\n", BASE64_STANDARD.encode("user:p\\w")));
+                assert_eq!(password, prefix.contains('@'), "{case}: {asked}");
+            } else {
+                assert!(!asked.is_finished(), "{case}: the proxy was asked");
+                asked.abort();
+            }
+            world.end().await;
         });
-        let variables =
-            [("HTTPS_PROXY", address.as_str()), ("NO_PROXY", no_proxy), ("KOSLI_HOST", "https://kosli.invalid")];
-        let world = Executable::new(env!("CARGO_BIN_EXE_kosli-key-rotation"), Clock::real(), &variables).await;
-        let (id, key) = world.add_key(ACCOUNT, Role::Member);
-        let value = json!({"api_key": key, "org": "acme", "service_account": ACCOUNT, "key_id": id}).to_string();
-        world.create_secret(SECRET, json!({ "SecretString": value })).await;
-        let rotation = world.begin(SECRET, json!({})).await;
-        // Little time, so that it does not try for long.
-        let function = Function { timeout: Duration::from_secs(4), ..world.process.function().clone() };
-        let process = FunctionProcess::new(&world.emulator, "hasty", function);
-        let error = process.invoke(&step_event(&rotation, "createSecret")).await.unwrap_err();
-        assert_eq!(error.error_type, "KosliUnavailable", "{error}");
-        process.stop().await;
-        if asks {
-            assert_eq!(asked.await.unwrap(), "CONNECT kosli.invalid:443 HTTP/1.1\r\n");
-        } else {
-            assert!(!asked.is_finished(), "the proxy was asked");
+    }
+    cases.join_all().await;
+}
+
+/// With http the key would be in clear text in front of the proxy. Here http is for this machine alone, and stays on it.
+#[tokio::test]
+async fn http_never_goes_through_a_proxy() {
+    let mut cases = JoinSet::new();
+    for variable in
+        ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "KOSLI_HTTP_PROXY"]
+    {
+        cases.spawn(async move {
+            let (address, asked) = proxy().await;
+            let world = world(&[(variable, &format!("http://{address}"))]).await;
+            world.rotate(SECRET).await;
+            assert!(!asked.is_finished(), "{variable}: the proxy was asked");
             asked.abort();
-        }
+            world.end().await;
+        });
+    }
+    cases.join_all().await;
+}
+
+/// Whoever reads the logs of either service sees who asked.
+#[tokio::test]
+async fn requests_say_where_they_come_from() {
+    for (variable, path, header, said) in [
+        ("KOSLI_HOST", "GET /api/v2/", "user-agent: kosli-key-rotation/", env!("CARGO_PKG_VERSION")),
+        ("AWS_ENDPOINT_URL_SECRETS_MANAGER", "POST / ", "app/kosli-key-rotation-", env!("CARGO_PKG_VERSION")),
+    ] {
+        let (address, asked) = proxy().await;
+        let world = hasty_world(&[(variable, &format!("http://{address}"))]).await;
+        let rotation = world.begin(SECRET, json!({})).await;
+        world.step(&rotation, "createSecret").await.unwrap_err();
+        let asked = asked.await.unwrap();
+        assert!(asked.starts_with(path) && asked.contains(&format!("{header}{said}")), "{asked}");
         world.end().await;
     }
 }

@@ -9,8 +9,10 @@ use std::path::Path;
 const FUNCTION: &[&[&str]] = &[
     &["api_key", "clock", "identity", "log", "words"],
     &["budget", "document", "error", "metrics"],
-    &["event", "http_client", "kosli/answer"],
-    &["config", "kosli", "marker", "secrets_manager"],
+    &["event", "kosli/answer"],
+    &["config"],
+    &["http_client"],
+    &["kosli", "marker", "secrets_manager"],
     &["function", "staging"],
     &["rotation/credential"],
     &["rotation/failures", "rotation/marks"],

@@ -107,7 +107,8 @@ impl<'a> World<'a> {
     }
 
     fn environment(&self) -> Policy {
-        match Config::from_vars(|name| self.variables.get(name).map(|value| (*value).to_owned())) {
+        let variable = |name: &str| self.variables.get(name).map(|value| (*value).to_owned()).or_else(|| set_by_lambda(name));
+        match Config::from_vars(variable) {
             Ok(config) => {
                 let host = config.host.host_str().expect("a host").to_owned();
                 let loopback = host == "localhost" || host == "[::1]" || host.starts_with("127.");
@@ -339,9 +340,14 @@ fn within_bounds(policy: Policy) -> Policy {
     policy
 }
 
+fn set_by_lambda(name: &str) -> Option<String> {
+    let needed = ["AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+    needed.contains(&name).then(|| "made-up".to_owned())
+}
+
 /// Put into a URL, it is the path's last segment and nothing else of it, as it stands.
 fn one_path_segment(text: &str) {
-    let config = Config::from_vars(|_| None).expect("the defaults");
+    let config = Config::from_vars(set_by_lambda).expect("the defaults");
     let mut url = config.host;
     url.path_segments_mut().expect("a base").extend(["before", text, "after"]);
     assert_eq!(url.as_str(), format!("https://app.kosli.com/before/{text}/after"));

@@ -37,6 +37,8 @@ class Function:
                 "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
                 "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "128",
                 "AWS_REGION": REGION,
+                "AWS_ACCESS_KEY_ID": "made-up",
+                "AWS_SECRET_ACCESS_KEY": "made-up",
                 **environment,
             },
         )

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use emulator::runtime_api::{FunctionError, Outcome};
-use kosli_key_rotation::config::Config;
+use kosli_key_rotation::config::{Config, Network};
 use kosli_key_rotation::function::{Function, LambdaContext};
 use kosli_key_rotation::http_client::Connections;
 use kosli_key_rotation::kosli::Kosli;
@@ -17,7 +17,7 @@ use crate::clock::EmulatorClock;
 use crate::emitted::emit;
 use crate::probe::MOST_CALLS;
 use crate::testbed::Execution;
-use crate::values::{ADMIN_SECRET, FUNCTION};
+use crate::values::{ADMIN_SECRET, FUNCTION, set_by_lambda};
 use crate::world::World;
 
 /// Lambda's time-out of the function, as in the template.
@@ -77,7 +77,7 @@ impl World {
             match name {
                 "KOSLI_ADMIN_SECRET_ID" if setting.admin => Some(ADMIN_SECRET.to_owned()),
                 "KOSLI_REVOKE_OLD_KEY" if setting.revoke_immediately => Some("immediately".to_owned()),
-                _ => None,
+                name => set_by_lambda(name),
             }
         });
         Function {
@@ -91,7 +91,7 @@ impl World {
 
     /// Lets every execution call another Kosli than the emulator's.
     pub fn kosli_at(&mut self, host: &str) {
-        let client = Connections::new(None).unwrap().client();
+        let client = Connections::new(&Network::default()).unwrap().client();
         for execution in &mut self.executions {
             execution.kosli = Kosli::new(client.clone(), host.parse().unwrap());
         }

@@ -1,7 +1,7 @@
 //! The sockets and clients, made once for thousands of cases.
 
-use aws_sdk_secretsmanager::config::{BehaviorVersion, Credentials, Region, SharedCredentialsProvider};
 use emulator::Emulator;
+use kosli_key_rotation::config::Config;
 use kosli_key_rotation::http_client::Connections;
 use kosli_key_rotation::kosli::Kosli;
 use kosli_key_rotation::secrets_manager::SecretsManager;
@@ -9,6 +9,7 @@ use kosli_key_rotation::secrets_manager::SecretsManager;
 use crate::clock::start;
 use crate::emitted::{keep_what_is_emitted, search_what_was_emitted};
 use crate::setting::Setting;
+use crate::values::set_by_lambda;
 use crate::world::World;
 
 /// One execution environment of the function: clients of its own, on a port of its own, so that its calls carry its tag.
@@ -41,19 +42,17 @@ impl Testbed {
         for number in 0..executions {
             let tag = char::from(b'a' + u8::try_from(number).unwrap()).to_string();
             let address = testbed.emulator.listen(&tag, 0).await.unwrap();
-            let connections = Connections::new(None).unwrap();
-            let sdk = aws_config::SdkConfig::builder()
-                .behavior_version(BehaviorVersion::latest())
-                .region(Region::new("eu-west-1"))
-                .credentials_provider(SharedCredentialsProvider::new(Credentials::new(
-                    "made-up", "made-up", None, None, "tests",
-                )))
-                .http_client(connections.for_sdk())
-                .build();
+            let endpoint = format!("http://{address}");
+            let config = Config::from_vars(|name| match name {
+                "AWS_ENDPOINT_URL_SECRETS_MANAGER" | "KOSLI_HOST" => Some(endpoint.clone()),
+                name => set_by_lambda(name),
+            })
+            .unwrap();
+            let connections = Connections::new(&config.network).unwrap();
             testbed.executions.push(Execution {
                 tag,
-                secrets_manager: SecretsManager::new(&sdk, Some(format!("http://{address}"))),
-                kosli: Kosli::new(connections.client(), format!("http://{address}").parse().unwrap()),
+                secrets_manager: SecretsManager::new(&config.aws, connections.for_sdk()),
+                kosli: Kosli::new(connections.client(), config.host),
             });
         }
         testbed
