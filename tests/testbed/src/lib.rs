@@ -7,9 +7,11 @@
 //! - [`clock`]: time
 //! - [`canary`], [`emitted`]: the search for keys and rotation tokens in all that the function emits
 //! - [`setting`]: what distinguishes one world from another
+//! - [`faults`]: everything that can befall a call, in one table
 //! - [`gate`], [`probe`]: who orders, disturbs and watches calls
 //! - [`testbed`]: sockets and clients, made once
 //! - [`world`]: one case, and rotations in it; [`invocation`], [`looks`] and [`asserts`] say what can be done and seen there
+//! - [`fleet`]: a thousand secrets that are due at once
 //! - [`executable`]: the function's real executable, with everything around it
 
 #![allow(clippy::unwrap_used, reason = "a test may fail at any line")]
@@ -20,6 +22,8 @@ pub mod canary;
 pub mod clock;
 pub mod emitted;
 pub mod executable;
+pub mod faults;
+pub mod fleet;
 pub mod gate;
 pub mod invocation;
 pub mod looks;

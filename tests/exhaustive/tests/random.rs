@@ -21,7 +21,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
@@ -31,9 +31,11 @@ use emulator::rotation::{Event, STEPS, step_event};
 use emulator::runtime_api::Outcome;
 use emulator::secrets_manager::{RotationRequest, Staleness};
 use emulator::{BoxFuture, Call, Fault, Hook, Service};
+use exhaustive::on_every_core;
 use fastrand::Rng;
 use kosli_key_rotation::marker::{Mark, WINDOW};
 use serde_json::{Value, json};
+use testbed::faults::{self, Trouble};
 use testbed::{
     ACCOUNT, DAY, DESCRIPTION, HOUR, ORG, Probe, RETRIES, Setting, Shape, Testbed, World, key_in, say, version_id,
 };
@@ -51,46 +53,16 @@ const QUIET_ROUNDS: usize = 40;
 /// How often an operator asks for a rotation once nothing fails any more.
 const ASKS: usize = 6;
 
-/// What may befall a call: the fault, and for how long the calls of the same operation after it.
-fn faults(service: Service) -> Vec<(&'static str, u64)> {
-    let own: &[_] = match service {
-        Service::SecretsManager => &[
-            ("refuse:400:ThrottlingException", 0),
-            ("refuse:400:ThrottlingException", 12),
-            ("refuse:400:AccessDeniedException", 0),
-            ("late:6s", 0),
-        ],
-        Service::Kosli => &[
-            ("refuse:429", 12),
-            ("refuse:429:retry-after=3", 0),
-            ("refuse:409", 0),
-            ("refuse:409", 100),
-            ("refuse:403", 0),
-            ("refuse:401", 0),
-            ("late:9s", 0),
-            ("late:33s", 0),
-        ],
-    };
-    let both = [
-        ("error-before:500", 0),
-        ("error-before:503", 12),
-        ("error-after:500", 0),
-        ("drop-before", 0),
-        ("drop-after", 0),
-        ("no-answer", 0),
-        ("no-answer-after", 0),
-        ("delay:3s", 0),
-        ("garble", 0),
-        ("truncate", 0),
-        ("incomplete", 0),
-        ("html:502", 0),
-        // Twice as often as the others: they end more.
-        ("kill-before", 0),
-        ("kill-before", 0),
-        ("kill-after", 0),
-        ("kill-after", 0),
-    ];
-    own.iter().chain(&both).copied().collect()
+/// What may befall a call.
+fn troubles(service: Service) -> Vec<Trouble> {
+    /// What comes later than this is not looked for.
+    const LATEST: Duration = Duration::from_secs(35);
+    let mut troubles = faults::all(service);
+    troubles.retain(|trouble| !matches!(trouble.fault, Fault::LateEffect(by) if by > LATEST));
+    // Twice as often as the others: they end more.
+    let kills = troubles.iter().filter(|trouble| matches!(trouble.fault, Fault::KillBefore | Fault::KillAfter));
+    troubles.extend(kills.cloned().collect::<Vec<_>>());
+    troubles
 }
 
 /// One or two of Kosli's open questions answered differently, and everything else that a setting says.
@@ -222,9 +194,9 @@ impl Watch {
     fn draw(&self, call: &Call) {
         let number = self.probe.calls() + 1;
         if let Some(which) = self.plan.lock().unwrap().remove(&number) {
-            let faults = faults(call.service);
-            let (fault, lasts) = faults[which % faults.len()];
-            self.probe.fault(number, fault.parse().unwrap(), Duration::from_secs(lasts));
+            let mut troubles = troubles(call.service);
+            let Trouble { fault, lasts } = troubles.swap_remove(which % troubles.len());
+            self.probe.fault(number, fault, lasts);
         }
         if let Some(secret) = self.works_for.lock().unwrap().get(&call.tag) {
             self.made_for.lock().unwrap().insert(call.number, secret.clone());
@@ -733,7 +705,7 @@ async fn run(testbed: &Testbed, seed: u64, report: &Report) -> String {
         report.coincidences.fetch_add(1, Ordering::SeqCst);
     } else if !broken.is_empty() {
         let broken = broken.join("\n");
-        let failure = format!("SEED={seed}: {:?}\n{broken}\n{story}", world.setting);
+        let failure = format!("SEED={seed} cargo exhaustive --test random: {:?}\n{broken}\n{story}", world.setting);
         report.failures.lock().unwrap().push((seed, failure));
     }
     let log = schedule.watch.log.lock().unwrap().join("\n");
@@ -750,26 +722,10 @@ fn long_random_schedules_keep_every_promise() {
     let begin = Instant::now();
     // A seed that nobody has tried before, every time: printed, so that it can be tried again.
     let first = number("SEED").or_else(|| number("FROM")).unwrap_or(1);
-    let cases = if number("SEED").is_some() { 1 } else { number("CASES").unwrap_or(CASES as u64) };
-    say!("seeds {first} to {}", first + cases - 1);
-    let (report, next) = (Report::default(), AtomicU64::new(0));
-    std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
-            scope.spawn(|| {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-                runtime.block_on(async {
-                    let testbed = Testbed::new(2).await;
-                    loop {
-                        let case = next.fetch_add(1, Ordering::SeqCst);
-                        if case >= cases {
-                            break;
-                        }
-                        run(&testbed, first + case, &report).await;
-                    }
-                });
-            });
-        }
-    });
+    let cases = if number("SEED").is_some() { 1 } else { number("CASES").unwrap_or(CASES as u64) as usize };
+    say!("seeds {first} to {}", first + cases as u64 - 1);
+    let report = Report::default();
+    on_every_core(cases, 2, async |testbed, case| drop(run(testbed, first + case as u64, &report).await));
     let failures = report.failures.into_inner().unwrap();
     let (rotations, calls) = (report.rotations.into_inner(), report.calls.into_inner());
     let coincidences = report.coincidences.into_inner();
@@ -784,8 +740,8 @@ fn long_random_schedules_keep_every_promise() {
     if let Some((_, failure)) = failures.first() {
         panic!("{failure}");
     }
-    assert!(rotations as u64 >= cases, "schedules without rotations prove nothing");
-    assert!(coincidences as u64 * 100 <= cases.max(100), "too many schedules were set aside");
+    assert!(rotations >= cases, "schedules without rotations prove nothing");
+    assert!(coincidences * 100 <= cases.max(100), "too many schedules were set aside");
 }
 
 #[test]
@@ -800,59 +756,14 @@ fn a_seed_replays() {
     });
 }
 
-/// Found by a random schedule: the abandoned version keeps its label with a key id, and the tag was taken for stale.
-#[test]
-fn after_an_abandoned_first_rotation_the_tag_still_names_the_key() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let testbed = Testbed::new(1).await;
-        for shape in [Shape::WithoutId, Shape::Plain] {
-            let world = testbed.world(&Setting { shape, ..Setting::default() });
-            let rotation = world.begin_rotation(&testbed::token("second", 0)).unwrap();
-            world.invoke(0, &step_event(&rotation, "createSecret")).await.unwrap();
-            let body = json!({"SecretId": world.arn, "VersionStage": "AWSPENDING",
-                              "RemoveFromVersionId": rotation.token});
-            world.aws("UpdateSecretVersionStage", body).unwrap();
-            world.emulator.with_secrets_manager(|service| {
-                service.end_rotation(&rotation, emulator::secrets_manager::RotationOutcome::Failed);
-            });
-            world.emulator.clock().advance(HOUR);
-            let end = world.rotate(&testbed::token("third", 0), RETRIES).await;
-            assert_eq!(end, Event::Succeeded, "{}", world.story());
-            assert_eq!(world.check_completed(), [""; 0], "{}", world.story());
-        }
-    });
-}
-
-/// Found by a random schedule: the loser's read did not see the winner's value yet, and the sweep came before Kosli's list
-/// showed the loser's key.
-#[test]
-fn a_loser_whose_reads_are_stale_revokes_its_key() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let testbed = Testbed::new(2).await;
-        let switches = Switches { list_lag: Duration::from_secs(3), ..Switches::default() };
-        let staleness = Staleness::For(Duration::from_secs(1));
-        let world = testbed.world(&Setting { switches, staleness, ..Setting::default() });
-        let rotation = world.begin_rotation(&testbed::token("second", 0)).unwrap();
-        world.emulator.clock().advance(HOUR);
-        let event = step_event(&rotation, "createSecret");
-        let (first, second) = tokio::join!(world.invoke(0, &event), world.invoke(1, &event));
-        assert_eq!(world.minted().len(), 2, "both have minted: {}", world.story());
-        assert!(first.is_ok() && second.is_ok(), "{first:?} {second:?}");
-        assert_eq!(world.drive(&rotation, RETRIES).await, Event::Succeeded);
-        assert_eq!(world.check_completed(), [""; 0], "{}", world.story());
-    });
-}
-
 #[test]
 fn every_kind_of_fault_is_drawn() {
-    let drawn: BTreeSet<&str> = [Service::Kosli, Service::SecretsManager]
+    let word = |kind: &str| kind.trim().split(['[', ':']).next().map(str::to_owned);
+    let drawn: BTreeSet<String> = [Service::Kosli, Service::SecretsManager]
         .into_iter()
-        .flat_map(faults)
-        .filter_map(|(fault, _)| fault.split(':').next())
+        .flat_map(troubles)
+        .filter_map(|trouble| word(&trouble.fault.to_string()))
         .collect();
-    let word = |kind: &'static str| kind.trim().split(['[', ':']).next();
-    let known: BTreeSet<&str> = FAULTS.split(", ").filter_map(word).collect();
+    let known: BTreeSet<String> = FAULTS.split(", ").filter_map(word).collect();
     assert_eq!(drawn, known);
 }

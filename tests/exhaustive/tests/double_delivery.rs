@@ -7,6 +7,8 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -15,6 +17,7 @@ use emulator::kosli::{ListInGrace, RotateInGrace, SuccessorId, Switches};
 use emulator::rotation::{Event, step_event};
 use emulator::runtime_api::Outcome;
 use emulator::{BoxFuture, Call, Fault, Service};
+use exhaustive::on_every_core;
 use testbed::{Gate, RETRIES, Setting, Testbed, World, say, token};
 use tokio::sync::oneshot;
 
@@ -97,10 +100,48 @@ struct Node {
     explored: Vec<usize>,
 }
 
-/// Goes through all orders; `case` is run for each, and says how it went.
+/// A case that can be run again: a setting, the first call of an operation that a fault befalls, and whose call goes first
+/// wherever both executions have one waiting. It is written `SETTING; OPERATION=FAULT; 0110`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Case {
+    setting: String,
+    disturbed: Option<(String, Fault)>,
+    order: Vec<usize>,
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let disturbed = self.disturbed.as_ref().map(|(operation, fault)| format!("{operation}={fault}"));
+        let order: String = self.order.iter().map(ToString::to_string).collect();
+        write!(f, "{}; {}; {order}", self.setting, disturbed.unwrap_or_default())
+    }
+}
+
+impl FromStr for Case {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let [setting, disturbed, order] = text.splitn(3, "; ").collect::<Vec<_>>()[..] else {
+            return Err("a setting, what is disturbed, and an order, with semicolons in between".to_owned());
+        };
+        let disturbed = match disturbed.split_once('=') {
+            None => None,
+            Some((operation, fault)) => {
+                Some((operation.to_owned(), fault.parse().map_err(|error| format!("{error}"))?))
+            }
+        };
+        let order = order.chars().map(|digit| usize::from(digit == '1')).collect();
+        Ok(Self { setting: setting.to_owned(), disturbed, order })
+    }
+}
+
+/// Goes through all orders, or along one.
+#[derive(Default)]
 struct Search {
     path: Vec<Node>,
     orders: usize,
+    /// The only order to take.
+    along: Option<Vec<usize>>,
 }
 
 impl Search {
@@ -118,7 +159,10 @@ impl Search {
                 match [turnstile.first(0), turnstile.first(1)] {
                     [Some(a), Some(b)] => {
                         if depth == self.path.len() {
-                            let free = (0..2).find(|execution| !asleep.contains(execution));
+                            let free = match &self.along {
+                                None => (0..2).find(|execution| !asleep.contains(execution)),
+                                Some(order) => Some(order.get(depth).copied().unwrap_or_default()),
+                            };
                             let Some(chosen) = free else {
                                 redundant = true;
                                 return;
@@ -197,67 +241,119 @@ fn settings() -> Vec<Setting> {
     .collect()
 }
 
-/// Runs every order in every setting; `disturb` may put a fault in.
-fn every_order(disturb: impl Fn(&World)) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+/// Runs one order, and then what Secrets Manager does; the order is redundant where nothing comes back.
+async fn run(
+    testbed: &Testbed,
+    setting: &Setting,
+    disturbed: Option<&(String, Fault)>,
+    search: &mut Search,
+) -> Option<World> {
+    let world = testbed.world(setting);
+    let same_id = setting.switches.successor_id == SuccessorId::Same;
+    world.probe.pending_is_safe.store(!same_id, Ordering::SeqCst);
+    let rotation = world.begin_rotation(&token("second", 0)).unwrap();
+    if let Some((operation, fault)) = disturbed {
+        world.fault_on(operation, fault.clone());
+    }
+    let outcomes = search.run(&world, &step_event(&rotation, "createSecret")).await?;
+    let story = || {
+        let order = search.path.iter().map(|node| node.chosen).collect();
+        let case = Case { setting: setting.name.clone(), disturbed: disturbed.cloned(), order };
+        format!("{}\n{outcomes:?}\n{}", exhaustive::replay("double_delivery", &case), world.story())
+    };
+    // Whoever loses is told the truth: nothing of it is the operator's fault.
+    for error in outcomes.iter().flat_map(|outcome| outcome.as_ref().err()) {
+        let fault = ["TwinExecution", "PendingKeyDying", "Runtime.killed"];
+        assert!(fault.contains(&error.error_type.as_str()), "{error}\n{}", story());
+    }
+    let end = world.drive(&rotation, RETRIES).await;
+    let mut broken = world.check_completed();
+    if same_id && broken == ["I1: the new key is in its grace period"] {
+        // Where Kosli gives both successors one id, the second mint puts the first in its grace period, and
+        // nothing on the account tells them apart. The one that stores second sees it and asks for another
+        // rotation; if it was killed, nobody can. The next rotation makes it good.
+        let again = world.rotate(&token("third", 0), RETRIES).await;
+        assert_eq!(again, Event::Succeeded, "{}", story());
+        broken = world.check_completed();
+    }
+    assert_eq!(end, Event::Succeeded, "{}", story());
+    assert!(broken.is_empty(), "{broken:?}\n{}", story());
+    Some(world)
+}
+
+/// Runs every order in every setting, with a fault at the first call of an operation; or the one case that is asked for.
+fn every_order(disturbed: Option<(&str, Fault)>) {
+    let disturbed = disturbed.map(|(operation, fault)| (operation.to_owned(), fault));
+    let asked_for: Option<Case> = exhaustive::asked_for();
     let begin = Instant::now();
-    let mut orders = 0;
-    runtime.block_on(async {
-        let testbed = Testbed::new(2).await;
-        for setting in settings() {
-            let mut search = Search { path: Vec::new(), orders: 0 };
-            loop {
-                let world = testbed.world(&setting);
-                let same_id = setting.switches.successor_id == SuccessorId::Same;
-                world.probe.pending_is_safe.store(!same_id, Ordering::SeqCst);
-                let rotation = world.begin_rotation(&token("second", 0)).unwrap();
-                disturb(&world);
-                let event = step_event(&rotation, "createSecret");
-                if let Some(outcomes) = search.run(&world, &event).await {
-                    // Whoever loses is told the truth: nothing of it is the operator's fault.
-                    let blamed = outcomes.iter().flat_map(|outcome| outcome.as_ref().err());
-                    for error in blamed {
-                        let fault = ["TwinExecution", "PendingKeyDying", "Runtime.killed"];
-                        assert!(fault.contains(&error.error_type.as_str()), "{error}\n{}", world.story());
-                    }
-                    let end = world.drive(&rotation, RETRIES).await;
-                    let mut broken = world.check_completed();
-                    if same_id && broken == ["I1: the new key is in its grace period"] {
-                        // Where Kosli gives both successors one id, the second mint puts the first in its grace period, and
-                        // nothing on the account tells them apart. The one that stores second sees it and asks for another
-                        // rotation; if it was killed, nobody can. The next rotation makes it good.
-                        let again = world.rotate(&token("third", 0), RETRIES).await;
-                        assert_eq!(again, Event::Succeeded, "{}", world.story());
-                        broken = world.check_completed();
-                    }
-                    let order: Vec<usize> = search.path.iter().map(|node| node.chosen).collect();
-                    let story = || format!("{}: {order:?}\n{outcomes:?}\n{}", setting.name, world.story());
-                    assert_eq!(end, Event::Succeeded, "{}", story());
-                    assert!(broken.is_empty(), "{broken:?}\n{}", story());
-                }
-                if !search.turn() {
-                    break;
-                }
+    let orders = AtomicUsize::new(0);
+    let settings = settings();
+    on_every_core(settings.len(), 2, async |testbed, number| {
+        let setting = &settings[number];
+        if let Some(Case { setting: name, disturbed, order }) = &asked_for {
+            if setting.name == *name {
+                let mut search = Search { along: Some(order.clone()), ..Search::default() };
+                run(testbed, setting, disturbed.as_ref(), &mut search).await.unwrap();
             }
-            say!("{}: {} orders", setting.name, search.orders);
-            assert!(search.orders > 20, "so few orders prove nothing");
-            orders += search.orders;
+            return;
         }
+        let mut search = Search::default();
+        loop {
+            run(testbed, setting, disturbed.as_ref(), &mut search).await;
+            if !search.turn() {
+                break;
+            }
+        }
+        say!("{}: {} orders", setting.name, search.orders);
+        assert!(search.orders > 20, "so few orders prove nothing");
+        orders.fetch_add(search.orders, Ordering::SeqCst);
     });
-    say!("{orders} orders in {:.1?}", begin.elapsed());
+    say!("{} orders in {:.1?}", orders.into_inner(), begin.elapsed());
 }
 
 #[test]
 fn every_order_of_the_calls_of_two_executions() {
-    every_order(|_| {});
+    every_order(None);
 }
 
 #[test]
 fn every_order_where_the_loser_is_killed_before_it_can_revoke() {
-    every_order(|world| world.fault_on("revoke", Fault::KillBefore));
+    every_order(Some(("revoke", Fault::KillBefore)));
 }
 
 #[test]
 fn every_order_where_one_dies_between_mint_and_store() {
-    every_order(|world| world.fault_on("PutSecretValue", Fault::KillBefore));
+    every_order(Some(("PutSecretValue", Fault::KillBefore)));
+}
+
+/// A case is read again from what is printed, and takes the same course.
+#[test]
+fn an_order_replays() {
+    let settings = settings();
+    Testbed::run(async |testbed| {
+        for (setting, turns) in settings.iter().zip([3, 7, 11, 13, 17]) {
+            let disturbed = ("revoke".to_owned(), Fault::KillBefore);
+            let mut search = Search::default();
+            let mut first = None;
+            for _ in 0..turns {
+                first = run(testbed, setting, Some(&disturbed), &mut search).await.map(|world| world.story());
+                assert!(search.turn(), "there are so many orders");
+            }
+            let Some(first) = first else { continue };
+            // What was turned to is the next one.
+            let case = Case {
+                setting: setting.name.clone(),
+                disturbed: Some(disturbed.clone()),
+                order: search.path.iter().map(|node| node.chosen).collect(),
+            };
+            assert_eq!(case.to_string().parse(), Ok(case.clone()));
+            let next = run(testbed, setting, Some(&disturbed), &mut search).await.map(|world| world.story());
+            let Some(next) = next else { continue };
+            let order = search.path.iter().map(|node| node.chosen).collect();
+            let mut along = Search { along: Some(order), ..Search::default() };
+            let replayed = run(testbed, setting, Some(&disturbed), &mut along).await.map(|world| world.story());
+            assert!(next != first);
+            assert_eq!(replayed, Some(next), "{case}");
+        }
+    });
 }

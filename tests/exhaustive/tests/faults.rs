@@ -1,0 +1,263 @@
+//! Whatever fails, wherever: a rotation completes over redelivery, and all promises hold, at every instant.
+//!
+//! The calls of a clean rotation are recorded, and then every fault befalls every one of them, in every setting. Nothing is
+//! sampled. Every case runs the real handler and the real clients against the emulator, on a frozen clock.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use emulator::kosli::{Key, Switches};
+use emulator::rotation::Event;
+use emulator::{Call, Service};
+use exhaustive::on_every_core;
+use testbed::faults::{self, Trouble};
+use testbed::{RETRIES, Setting, Testbed, World, say, token};
+
+/// What is expected of a setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expected {
+    /// The rotation completes, whatever befalls it, and every promise holds.
+    Completes,
+    /// The rotation completes. Kosli hides from everybody which key was lost, so it may stay; but a warning says so.
+    CompletesWithWarning,
+    /// The secret's own key is not allowed what the recovery (or an immediate revocation) needs. The rotation may stop with
+    /// an error that says which right is missing, and nothing but completion is missing.
+    MayStop,
+    /// Kosli does not allow it: nothing is minted.
+    Refuses,
+}
+
+/// Every answer to every open question, both revocation policies, with and without an admin secret.
+fn settings() -> Vec<(Setting, Expected)> {
+    let mut settings = Vec::new();
+    let mut variations = Switches::variations();
+    variations.insert(0, ("default", Switches::default()));
+    for (name, switches) in variations {
+        for admin in [true, false] {
+            for revoke_immediately in [false, true] {
+                let expected = match name {
+                    "list_shape=wrapped" => Expected::Refuses,
+                    "key_managers=admins" if !admin => Expected::Refuses,
+                    "key_managers=own-key" | "rights_in_grace=verify-only" if !admin => Expected::MayStop,
+                    "expires_at=ignored" | "expires_at=start-of-day" | "list_shape=pages-of-2" => {
+                        Expected::CompletesWithWarning
+                    }
+                    _ => Expected::Completes,
+                };
+                let name = format!("{name} admin={admin} immediately={revoke_immediately}");
+                let setting =
+                    Setting { name, switches: switches.clone(), admin, revoke_immediately, ..Setting::default() };
+                settings.push((setting, expected));
+            }
+        }
+    }
+    settings
+}
+
+/// Rotates, and says what was broken.
+async fn broken(world: &World, expected: Expected) -> Option<String> {
+    let end = world.rotate(&token("second", 0), RETRIES).await;
+    let completed = end == Event::Succeeded;
+    let history = world.history.borrow().join("\n");
+    let mut broken = if completed { world.check_completed() } else { world.violations() };
+    match expected {
+        Expected::CompletesWithWarning => {
+            let warned = |what: &String| {
+                let named = |key: &Key| {
+                    what.contains(&key.id) && history.contains(&format!("The key {} was never used", key.id))
+                };
+                what.starts_with("I3")
+                    && (history.contains("the list is not whole") || world.minted().iter().any(named))
+            };
+            broken.retain(|what| !warned(what));
+        }
+        Expected::MayStop
+            if !completed && !["KosliForbidden", "CleanUpIncomplete"].iter().any(|kind| history.contains(kind)) =>
+        {
+            broken.push("it stopped without saying which right is missing".to_owned());
+        }
+        Expected::Refuses if !world.minted().is_empty() => broken.push("a key was minted".to_owned()),
+        _ => {}
+    }
+    if !completed && matches!(expected, Expected::Completes | Expected::CompletesWithWarning) {
+        broken.push(format!("it did not complete: {end}"));
+    }
+    (!broken.is_empty()).then(|| broken.join("; "))
+}
+
+/// A case that can be run again: a setting, and what befalls the calls with these numbers. It is written
+/// `SETTING: CALL TROUBLE, CALL TROUBLE`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Case {
+    setting: String,
+    troubles: Vec<(usize, Trouble)>,
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let troubles: Vec<String> = self.troubles.iter().map(|(call, trouble)| format!("{call} {trouble}")).collect();
+        write!(f, "{}: {}", self.setting, troubles.join(", "))
+    }
+}
+
+impl FromStr for Case {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (setting, troubles) = text.split_once(": ").ok_or("a setting, a colon and troubles")?;
+        let trouble = |text: &str| {
+            let (call, trouble) = text.split_once(' ').ok_or_else(|| format!("\"{text}\" has no call's number"))?;
+            Ok((call.parse().map_err(|error| format!("{call}: {error}"))?, trouble.parse()?))
+        };
+        let troubles = troubles.split(", ").filter(|text| !text.is_empty()).map(trouble);
+        Ok(Self { setting: setting.to_owned(), troubles: troubles.collect::<Result<_, String>>()? })
+    }
+}
+
+/// What all cases of a test came to.
+#[derive(Default)]
+struct Report {
+    cases: AtomicUsize,
+    failures: Mutex<Vec<(Case, String, String)>>,
+}
+
+/// A setting on a core, where its cases are run.
+struct Site<'a> {
+    testbed: &'a Testbed,
+    setting: &'a Setting,
+    expected: Expected,
+    report: &'a Report,
+}
+
+impl Site<'_> {
+    /// Runs a case; the calls that were made come back.
+    async fn run(&self, troubles: &[(usize, Trouble)]) -> Vec<Call> {
+        let world = self.testbed.world(self.setting);
+        for (call, Trouble { fault, lasts }) in troubles {
+            world.fault(*call, fault.clone(), *lasts);
+        }
+        self.report.cases.fetch_add(1, Ordering::SeqCst);
+        if let Some(what) = broken(&world, self.expected).await {
+            let case = Case { setting: self.setting.name.clone(), troubles: troubles.to_vec() };
+            self.report.failures.lock().unwrap().push((case, what, world.story()));
+        }
+        self.testbed.emulator.calls()
+    }
+}
+
+/// Runs the settings, one after the other on each core; or the one case that is asked for.
+fn run_all(settings: &[(Setting, Expected)], test: impl AsyncFn(&Site<'_>) + Sync) {
+    let begin = Instant::now();
+    let report = Report::default();
+    let asked_for: Option<Case> = exhaustive::asked_for();
+    on_every_core(settings.len(), 1, async |testbed, number| {
+        let (setting, expected) = &settings[number];
+        let site = Site { testbed, setting, expected: *expected, report: &report };
+        match &asked_for {
+            None => test(&site).await,
+            Some(case) if case.setting == setting.name => drop(site.run(&case.troubles).await),
+            Some(_) => {}
+        }
+    });
+    let failures = report.failures.into_inner().unwrap();
+    let cases = report.cases.into_inner();
+    say!("{cases} cases in {:.1?}, {} failed", begin.elapsed(), failures.len());
+    let mut by_setting: BTreeMap<&str, Vec<_>> = BTreeMap::new();
+    for (case, what, _) in &failures {
+        by_setting.entry(&case.setting).or_default().push((case, what));
+    }
+    for (setting, cases) in by_setting {
+        println!("{setting}: {} failed, the first of them:", cases.len());
+        for (case, what) in cases.iter().take(12) {
+            println!("  {case}: {what}");
+        }
+    }
+    if let Some((case, what, story)) = failures.first() {
+        panic!("{}\n{what}\n{story}", exhaustive::replay("faults", case));
+    }
+    assert!(cases > 1_000 || asked_for.is_some(), "so few cases prove nothing");
+}
+
+#[test]
+fn every_fault_at_every_call_in_every_setting() {
+    run_all(&settings(), async |site| {
+        let calls = site.run(&[]).await;
+        for (number, call) in (1..).zip(&calls) {
+            for trouble in faults::all(call.service) {
+                site.run(&[(number, trouble)]).await;
+            }
+        }
+    });
+}
+
+/// Of every class of outcomes one fault.
+fn classes(call: &Call) -> Vec<Trouble> {
+    let writes = ["rotate", "create", "revoke", "PutSecretValue", "UpdateSecretVersionStage"];
+    faults::classes(call.service, writes.contains(&call.operation.as_str()))
+}
+
+#[test]
+fn every_pair_of_faults_in_the_settings_that_differ_most() {
+    let named = [
+        "default admin=true immediately=false",
+        "default admin=false immediately=true",
+        "rotate_in_grace=409 admin=true immediately=true",
+        "list_in_grace=hidden admin=true immediately=false",
+        "successor_id=same admin=true immediately=true",
+        "last_used_at=never admin=true immediately=false",
+    ];
+    let settings: Vec<_> =
+        settings().into_iter().filter(|(setting, _)| named.contains(&setting.name.as_str())).collect();
+    assert_eq!(settings.len(), named.len());
+    run_all(&settings, async |site| {
+        let clean = site.run(&[]).await;
+        for (first, call) in (1..).zip(&clean) {
+            for trouble in classes(call) {
+                let one = (first, trouble);
+                let calls = site.run(std::slice::from_ref(&one)).await;
+                // The second fault befalls the calls of the recovery too.
+                for (second, call) in (1..).zip(&calls).skip(first) {
+                    for trouble in classes(call) {
+                        site.run(&[one.clone(), (second, trouble)]).await;
+                    }
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_case_is_read_again_from_what_is_printed() {
+    for (setting, _) in settings() {
+        for trouble in [Service::Kosli, Service::SecretsManager].into_iter().flat_map(faults::all) {
+            let case = Case { setting: setting.name.clone(), troubles: vec![(3, trouble.clone()), (17, trouble)] };
+            assert_eq!(case.to_string().parse(), Ok(case));
+        }
+    }
+}
+
+/// The same case takes the same course, to the last call.
+#[test]
+fn a_case_replays() {
+    let settings = settings();
+    let (setting, _) = &settings[0];
+    Testbed::run(async |testbed| {
+        let case: Case = format!("{}: 9 drop-after, 14 refuse:409 for 100s", setting.name).parse().unwrap();
+        let mut stories = Vec::new();
+        for _ in 0..2 {
+            let world = testbed.world(setting);
+            for (call, Trouble { fault, lasts }) in &case.troubles {
+                world.fault(*call, fault.clone(), *lasts);
+            }
+            world.rotate(&token("second", 0), RETRIES).await;
+            stories.push(world.story());
+        }
+        assert_eq!(stories[0], stories[1]);
+    });
+}
