@@ -11,7 +11,8 @@ from conftest import ROOT, free_port, moto_server
 # These .ci/run runs, word for word.
 IN_CI = {
     "cargo demo",
-    "cargo test --workspace",
+    "cargo test",
+    "cargo exhaustive",
     "cargo build --workspace",
     "scripts/supply-chain",
     "bench/counts",
@@ -38,6 +39,8 @@ NOT_RUN = {
     "cargo doc --open": "it opens a browser; CI builds the same pages",
     "cargo demo --serve": "it stays up; test_emulator_lines.py runs what it prints",
     "target/debug/emulator serve --function": "likewise",
+    "cargo test --workspace": "cargo test and cargo exhaustive in one, unoptimized; CI runs these two",
+    ".ci/run": "CI is what runs it",
     "cargo tree": "the word for what it lists, without its options",
     "cargo update --workspace": "it changes a lock file",
     "fuzz/run": "it goes on until Ctrl-C, or needs a finding; CI runs all targets for a while",
