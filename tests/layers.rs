@@ -31,6 +31,38 @@ const FUNCTION: &[&[&str]] = &[
     &["main"],
 ];
 
+/// The emulator's layers, from the bottom. The operations of a service stand above the service: they are methods of it.
+const EMULATOR: &[&[&str]] = &[
+    &["clock", "faults", "quota", "tls"],
+    &["kosli/key", "kosli/switches", "kosli/account", "secrets_manager/answer"],
+    &["kosli/answer", "secrets_manager/model"],
+    &["kosli/request", "secrets_manager/wire"],
+    &["kosli", "secrets_manager"],
+    &["kosli/accounts", "secrets_manager/operations"],
+    &["secrets_manager/list", "secrets_manager/rotation"],
+    &["call"],
+    &["hook", "reply"],
+    &["fault_plan", "runtime_api"],
+    &["emulator"],
+    &["control", "lambda_endpoint", "rotation"],
+    &["server"],
+    &["process"],
+    &["demo/options"],
+    &["demo/world"],
+    &["demo/promises"],
+    &["demo/narration"],
+    &["demo"],
+    &["lib"],
+    &["serve"],
+    &["demo_command"],
+    &["main"],
+];
+
+#[test]
+fn no_file_of_the_emulator_uses_one_beside_or_above_it() {
+    assert_eq!(upward("emulator/src", "emulator", EMULATOR), [""; 0]);
+}
+
 #[test]
 fn no_file_of_the_function_uses_one_beside_or_above_it() {
     assert_eq!(upward("src", "kosli_key_rotation", FUNCTION), [""; 0]);

@@ -38,6 +38,7 @@ use crate::clock::Clock;
 use crate::quota::LastSecond;
 
 mod account;
+mod accounts;
 mod answer;
 mod key;
 mod request;

@@ -8,8 +8,24 @@ use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::key::Key;
-use super::request::Invalid;
 use super::switches::{ErrorBody, InvalidRequest, KeyField, LastUsedAt, ListInGrace, Never, Switches, Timestamps};
+
+/// A field that is not valid: what is wrong, in words and in one word for programs.
+pub(super) struct Invalid {
+    pub(super) field: &'static str,
+    pub(super) message: String,
+    pub(super) kind: &'static str,
+}
+
+impl Invalid {
+    pub(super) fn new(field: &'static str, message: &str, kind: &'static str) -> Self {
+        Self { field, message: message.to_owned(), kind }
+    }
+
+    pub(super) fn missing(field: &'static str) -> Self {
+        Self::new(field, "Field required", "missing")
+    }
+}
 
 /// A request that is answered with an error and has no effect.
 pub(super) struct Refusal {

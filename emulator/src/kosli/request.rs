@@ -9,7 +9,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, Request, StatusCode};
 use serde_json::{Map, Value};
 
-use super::answer::Refusal;
+use super::answer::{Invalid, Refusal};
 use super::key::Key;
 
 /// A call of Kosli's API.
@@ -171,23 +171,6 @@ pub(super) fn object(body: &Bytes) -> Result<Map<String, Value>, Refusal> {
     match serde_json::from_slice(body) {
         Ok(Value::Object(fields)) => Ok(fields),
         _ => Err(Refusal::new(StatusCode::BAD_REQUEST, "The request body is not a JSON object")),
-    }
-}
-
-/// A field that is not valid: what is wrong, in words and in one word for programs.
-pub(super) struct Invalid {
-    pub(super) field: &'static str,
-    pub(super) message: String,
-    pub(super) kind: &'static str,
-}
-
-impl Invalid {
-    pub(super) fn new(field: &'static str, message: &str, kind: &'static str) -> Self {
-        Self { field, message: message.to_owned(), kind }
-    }
-
-    pub(super) fn missing(field: &'static str) -> Self {
-        Self::new(field, "Field required", "missing")
     }
 }
 
