@@ -13,7 +13,7 @@ use crate::config::{Policy, RevokeOldKey};
 use crate::error::RotationError;
 use crate::event::VersionId;
 use crate::identity::KeyId;
-use crate::kosli::{Acceptance, KosliError};
+use crate::kosli::{Acceptance, KosliError, Listing};
 use crate::metrics::count;
 use crate::secrets_manager::{PENDING, PREVIOUS, Which};
 
@@ -26,6 +26,25 @@ const DEATH_PROOF_PAUSES: [Duration; 5] = [
     Duration::from_secs(4),
 ];
 
+/// What was promoted, and what the clean-up after it goes by.
+pub(super) struct Promoted<'a> {
+    /// The view from before the promotion; where the step comes again, from now.
+    pub(super) view: &'a View,
+    /// The new current version.
+    pub(super) new: Credential,
+    /// The version that it has replaced.
+    pub(super) replaced: Replaced,
+    pub(super) policy: Policy,
+}
+
+/// The version that was current before.
+pub(super) enum Replaced {
+    /// It was seen right before the promotion.
+    Seen(Credential),
+    /// This step comes again: it is the version under `AWSPREVIOUS`, if there is one.
+    Previous(Option<VersionId>),
+}
+
 /// Revokes what nobody needs any more. It begins anew whenever this step comes for a version that is current already, and
 /// what it does may be done twice.
 ///
@@ -33,21 +52,18 @@ const DEATH_PROOF_PAUSES: [Duration; 5] = [
 /// no other key that was minted to replace the old version can be stored any more.
 pub(super) async fn clean_up(
     invocation: &Invocation<'_>,
-    view: &View,
-    new: &Credential,
-    replaced: Option<&VersionId>,
-    known: Option<Credential>,
-    policy: Policy,
+    promoted: Promoted<'_>,
     mut answer: StepAnswer,
 ) -> Result<StepAnswer, RotationError> {
+    let Promoted { view, new, replaced, policy } = promoted;
     answer.key_id = new.key_id.as_ref().map(ToString::to_string);
     let incomplete = |error: RotationError| error.after_promotion();
-    let redelivered = known.is_none();
-    let mut replaced = match (known, replaced) {
-        (Some(credential), _) => credential,
-        (None, None) => return Ok(answer),
-        (None, Some(version)) => {
-            let version = invocation.session.read(Which::Id(version)).await.map_err(incomplete)?;
+    let redelivered = matches!(replaced, Replaced::Previous(_));
+    let mut replaced = match replaced {
+        Replaced::Seen(credential) => credential,
+        Replaced::Previous(None) => return Ok(answer),
+        Replaced::Previous(Some(version)) => {
+            let version = invocation.session.read(Which::Id(&version)).await.map_err(incomplete)?;
             // A previous version that does not parse is ignored: nothing can be concluded from it.
             let Some(credential) = version
                 .and_then(|version| {
@@ -81,14 +97,14 @@ pub(super) async fn clean_up(
         Some(admin) => Authority { key: admin.key.clone(), role: Role::Admin },
         None => Authority { key: new.key().clone(), role: Role::New },
     };
-    let swept = sweep(invocation, view, new, &replaced, &authority, &mut answer.warnings).await.map_err(incomplete)?;
+    let swept = sweep(invocation, view, &new, &replaced, &authority, &mut answer.warnings).await.map_err(incomplete)?;
     answer.revoked_key_ids.extend(swept.iter().map(ToString::to_string));
     if policy.revoke_old_key == RevokeOldKey::Immediately {
         if redelivered && is_dead(invocation, &replaced).await {
             answer.old_key = Some(OldKey::Dead);
             return Ok(answer);
         }
-        revoke_old_key(invocation, view, new, &replaced, &authority, &mut answer).await.map_err(incomplete)?;
+        revoke_old_key(invocation, view, &new, &replaced, &authority, &mut answer).await.map_err(incomplete)?;
     }
     Ok(answer)
 }
@@ -112,34 +128,23 @@ async fn sweep(
              rotation would not be found. Compare the account's never-used keys in Kosli with the secret."
         ));
     }
-    let old_entry = replaced.key_id.as_ref().and_then(|id| listing.keys.iter().find(|key| key.id == *id));
-    let held_here = [&new.key_id, &replaced.key_id];
+    let old = replaced.key_id.as_ref();
+    let held: Vec<KeyId> = new.key_id.iter().cloned().collect();
+    let mut marks = Marks::of(&view.description.arn, replaced, None);
     // The version before the replaced one counts where it holds the same key. It is read only if one of its keys shows up.
-    let before = view.description.holder(PREVIOUS).filter(|version| **version != replaced.version);
-    let marks = Marks::of(&view.description.arn, replaced, None);
-    let suspects = |marks: &Marks| -> Vec<KeyId> {
-        listing
-            .keys
-            .iter()
-            .filter(|key| !held_here.iter().any(|held| held.as_ref() == Some(&key.id)))
-            .filter(|key| may_succeed(old_entry, key))
-            .filter(|key| marks.attempt_of(key).is_some())
-            .map(|key| key.id.clone())
-            .collect()
-    };
-    let mut orphans = suspects(&marks);
-    if let Some(before) = before
-        && !suspects(&Marks::unproven(&view.description.arn, before)).is_empty()
+    if let Some(before) = view.description.holder(PREVIOUS).filter(|version| **version != replaced.version)
+        && !orphans(&listing, &Marks::unproven(&view.description.arn, before), old, &held).is_empty()
         && let Some(version) = invocation.session.read(Which::Id(before)).await?
         && let Ok(before) = Credential::parse(&version, &view.description, PREVIOUS)
     {
-        orphans = suspects(&Marks::of(&view.description.arn, replaced, Some(&before)));
+        marks = Marks::of(&view.description.arn, replaced, Some(&before));
     }
-    if orphans.is_empty() {
-        return Ok(orphans);
+    // Which ids are held costs reads.
+    if orphans(&listing, &marks, old, &held).is_empty() {
+        return Ok(Vec::new());
     }
     let held = invocation.session.held_key_ids(&view.description, &[new, replaced]).await?;
-    orphans.retain(|id| !held.contains(id));
+    let orphans = orphans(&listing, &marks, old, &held);
     for id in &orphans {
         invocation
             .session
@@ -149,6 +154,19 @@ async fn sweep(
         info!(key_id = %id, "swept up a key that was minted for this rotation and that nobody holds");
     }
     Ok(orphans)
+}
+
+/// The never-used keys on the list that were minted to replace the old version and that no version holds; `old` is that version's
+/// key, and `held` are the ids that are not touched whatever their mark.
+fn orphans(listing: &Listing, marks: &Marks, old: Option<&KeyId>, held: &[KeyId]) -> Vec<KeyId> {
+    let old_entry = old.and_then(|id| listing.keys.iter().find(|key| key.id == *id));
+    let orphans = listing.keys.iter().filter(|key| {
+        old != Some(&key.id)
+            && !held.contains(&key.id)
+            && may_succeed(old_entry, key)
+            && marks.attempt_of(key).is_some()
+    });
+    orphans.map(|key| key.id.clone()).collect()
 }
 
 /// Whether Kosli refuses the key of the version under AWSPREVIOUS. There is nothing to revoke then: it was, or somebody has
@@ -231,6 +249,61 @@ async fn proof_of_death(invocation: &Invocation<'_>, replaced: &Credential) -> O
         match pauses.next() {
             Some(&pause) if invocation.session.budget.pause(pause).await => {}
             _ => return verdict,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::clock::from_epoch_seconds;
+    use crate::kosli::KeyEntry;
+    use crate::marker::{Attempt, Mark};
+
+    const ARN: &str = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:kosli-AbCdEf";
+    const NOW: u64 = 1_800_000_000;
+
+    fn id(id: &str) -> KeyId {
+        KeyId::parse(id).expect("valid")
+    }
+
+    /// A key with the mark of a version, never used.
+    fn key(name: &str, version: &str, description: &str) -> KeyEntry {
+        let now = from_epoch_seconds(NOW);
+        let mark = Mark::of(ARN, &VersionId::trusted(version));
+        KeyEntry {
+            id: id(name),
+            description: description.to_owned(),
+            created_at: now,
+            expires_at: Some(mark.expires_at(Attempt::fresh(&[]), now, Duration::from_secs(90 * 86_400))),
+            last_used_at: None,
+        }
+    }
+
+    #[test]
+    fn swept_is_what_carries_the_mark_and_was_never_used_and_is_called_as_the_old_key_and_is_not_held() {
+        let old = KeyEntry { last_used_at: Some(SystemTime::UNIX_EPOCH), ..key("old", "before", "ci") };
+        let used = KeyEntry { last_used_at: Some(from_epoch_seconds(NOW)), ..key("used", "v1", "ci") };
+        let endless = KeyEntry { expires_at: None, ..key("endless", "v1", "ci") };
+        let marks = Marks::unproven(ARN, &VersionId::trusted("v1"));
+        for (listed, held, expected) in [
+            (vec![key("lost", "v1", "ci")], &[][..], &["lost"][..]),
+            (vec![key("lost", "v1", "ci"), key("late", "v1", "ci")], &[], &["lost", "late"]),
+            (vec![key("lost", "v1", "ci"), key("late", "v1", "ci")], &["late"], &["lost"]),
+            (vec![key("new", "v1", "ci")], &["new"], &[]),
+            (vec![key("old", "v1", "ci")], &[], &[]),
+            (vec![key("other-version", "v2", "ci")], &[], &[]),
+            (vec![key("other-name", "v1", "deployments")], &[], &["other-name"]),
+            (vec![old.clone(), key("other-name", "v1", "deployments")], &[], &[]),
+            (vec![old.clone(), key("lost", "v1", "ci")], &[], &["lost"]),
+            (vec![old, used, endless], &[], &[]),
+        ] {
+            let listing = Listing { keys: listed, at: from_epoch_seconds(NOW) };
+            let held: Vec<KeyId> = held.iter().map(|name| id(name)).collect();
+            let found = orphans(&listing, &marks, Some(&id("old")), &held);
+            assert_eq!(found, expected.iter().map(|name| id(name)).collect::<Vec<_>>(), "{:?}", listing.keys);
         }
     }
 }

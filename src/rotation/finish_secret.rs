@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tracing::info;
 
-use super::clean_up::clean_up;
+use super::clean_up::{Promoted, Replaced, clean_up};
 use super::credential::Credential;
 use super::failures::{TRY_AGAIN, current_unreadable, pending_dead, pending_is_current, pending_value_missing};
 use super::invocation::{Invocation, Needs, Outcome, StepAnswer, View};
@@ -30,7 +30,8 @@ pub(super) async fn finish_secret(invocation: &Invocation<'_>) -> Result<StepAns
             let new = Credential::parse(version, &view.description, CURRENT)?;
             invocation.session.permit(&new.account)?;
             let answer = invocation.answer(Outcome::AlreadyCurrent);
-            clean_up(invocation, &view, &new, previous.as_ref(), None, policy, answer).await?
+            let replaced = Replaced::Previous(previous.clone());
+            clean_up(invocation, Promoted { view: &view, new, replaced, policy }, answer).await?
         }
         Standing::Pending { current } => {
             let with_death = invocation.with_death(&view);
@@ -39,7 +40,8 @@ pub(super) async fn finish_secret(invocation: &Invocation<'_>) -> Result<StepAns
             promote(invocation, current).await.map_err(&with_death)?;
             info!(version_id = %invocation.version_id(), "AWSCURRENT moved to the new version");
             let answer = invocation.answer(Outcome::Promoted);
-            clean_up(invocation, &view, &pending, Some(current), Some(replaced), policy, answer).await?
+            let replaced = Replaced::Seen(replaced);
+            clean_up(invocation, Promoted { view: &view, new: pending, replaced, policy }, answer).await?
         }
     };
     answer.warnings.extend(unreadable.iter().map(|tag| {
