@@ -11,7 +11,7 @@ mod case;
 mod raw_runtime;
 
 use case::{Case, GOOD, Wrong, check_all, check_events, check_variable};
-use emulator::kosli::{KeyManagers, Role};
+use emulator::kosli::Role;
 use emulator::rotation::STEPS;
 use serde_json::{Value, json};
 use testbed::executable::ADMIN;
@@ -347,7 +347,7 @@ async fn a_key_that_cannot_rotate_itself() {
             &["self-rotation", "listing the keys of acme/ci", "KOSLI_ADMIN_SECRET_ID"],
         )
         .kosli_is_asked()
-        .then(|world, _| world.emulator.with_kosli(|kosli| kosli.switches.key_managers = KeyManagers::Admins)),
+        .then(|world, _| world.emulator.with_kosli(|kosli| kosli.add_account("acme", ACCOUNT, Role::Member))),
         Case::new(
             "may not rotate",
             "KosliForbidden",
@@ -378,7 +378,8 @@ async fn a_key_that_is_not_where_the_secret_says() {
         cases.push(case("a mistyped id", "KeyNotOnAccount", causes, &GOOD.replace("<id>", "mistyped-id")));
         let candidates = &["no key id", "2 keys", "<id>", "made by a person", "`key_id`", "kosli:key-id"];
         cases.push(case("no id, and two keys", "KeyIdUnknown", candidates, &no_key_id).then(|world, _| {
-            world.add_key(ACCOUNT, Role::Member);
+            let now = world.emulator.clock().now();
+            world.emulator.with_kosli(|kosli| kosli.add_key("acme", ACCOUNT, "made by a person", now, None));
         }));
         let organization = &["environments of elsewhere", "403", "organization"];
         cases.push(case("another organization", "KosliForbidden", organization, &GOOD.replace("acme", "elsewhere")));

@@ -85,6 +85,17 @@ async fn it_tells_what_happens_in_order() {
     }
 }
 
+/// What works here must not be taken for a promise of Kosli's.
+#[tokio::test]
+async fn self_rotation_says_what_kosli_probably_asks_for() {
+    let (ended, said) = run("--self-rotation").await;
+    assert!(ended.well(), "{said}");
+    let caution = "Kosli probably asks for the role Admin, or for a key of whoever created the account";
+    assert!(said.contains("which rotates itself") && said.contains(caution), "{said}");
+    let (_, said) = run("").await;
+    assert!(!said.contains("probably"), "{said}");
+}
+
 /// The case that the product exists for: Kosli mints a key, and nobody gets to know its value.
 #[tokio::test]
 async fn a_lost_key_is_replaced_and_revoked() {

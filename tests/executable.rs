@@ -37,13 +37,14 @@ fn filled_in(shape: &str, (id, key): (&str, &str)) -> String {
     shape.replace("<key>", key).replace("<id>", id)
 }
 
-/// A world with one secret, whose key is a member's; and with an admin secret, if a variable names it.
+/// A world with one secret, and with an admin secret if a variable names it; without one, the key has to be an admin's itself.
 async fn world_with(clock: Clock, shape: &str, variables: &[(&str, &str)]) -> Executable {
     let world = Executable::new(env!("CARGO_BIN_EXE_kosli-key-rotation"), clock, variables).await;
-    if variables.contains(&WITH_ADMIN[0]) {
+    let with_admin = variables.contains(&WITH_ADMIN[0]);
+    if with_admin {
         world.add_admin().await;
     }
-    let (id, key) = world.add_key(ACCOUNT, Role::Member);
+    let (id, key) = world.add_key(ACCOUNT, if with_admin { Role::Member } else { Role::Admin });
     world.create_secret(SECRET, json!({ "SecretString": filled_in(shape, (&id, &key)) })).await;
     world
 }

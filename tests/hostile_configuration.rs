@@ -189,7 +189,7 @@ async fn what_a_secret_says_beyond_its_key_is_ignored() {
         &[("KOSLI_SERVICE_ACCOUNTS", "acme/ci")],
     )
     .await;
-    let (id, key) = world.add_key(ACCOUNT, emulator::kosli::Role::Member);
+    let (id, key) = world.add_key(ACCOUNT, emulator::kosli::Role::Admin);
     world.create_secret("kosli/other", json!({ "SecretString": "not-a-key" })).await;
     let value = shape.replace("<key>", &key).replace("<id>", &id);
     world.create_secret(SECRET, json!({ "SecretString": value })).await;

@@ -230,7 +230,7 @@ async fn hasty_world(variables: &[(&str, &str)]) -> Executable {
 /// A world with one secret.
 async fn world(variables: &[(&str, &str)]) -> Executable {
     let world = Executable::new(env!("CARGO_BIN_EXE_kosli-key-rotation"), Clock::real(), variables).await;
-    let (id, key) = world.add_key(ACCOUNT, Role::Member);
+    let (id, key) = world.add_key(ACCOUNT, Role::Admin);
     let value = json!({"api_key": key, "org": "acme", "service_account": ACCOUNT, "key_id": id}).to_string();
     world.create_secret(SECRET, json!({ "SecretString": value })).await;
     world

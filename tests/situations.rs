@@ -507,6 +507,29 @@ fn everything_revoked_while_a_rotation_is_half_done() {
     });
 }
 
+/// Least privilege: no Admin, but whoever created the account.
+#[test]
+fn the_creators_key_is_admin_enough() {
+    Testbed::run(async |testbed| {
+        for revoke_immediately in [false, true] {
+            let world = testbed.world(&Setting { revoke_immediately, ..Setting::default() });
+            world.emulator.with_kosli(|kosli| {
+                kosli.add_account(ORG, "platform", Role::Snapshotter);
+                kosli.set_creator(ORG, ACCOUNT, "platform");
+            });
+            heal(&world, &turn(0)).await;
+
+            // Of an account that somebody else created it may do nothing: nothing is minted.
+            let world = testbed.world(&Setting { revoke_immediately, ..Setting::default() });
+            world.emulator.with_kosli(|kosli| kosli.add_account(ORG, "platform", Role::Snapshotter));
+            let rotation = world.begin_rotation(&turn(0)).unwrap();
+            refused(world.step(&rotation, "createSecret").await, "KosliForbidden");
+            assert!(world.minted().is_empty());
+            world.assert_kept();
+        }
+    });
+}
+
 #[test]
 fn a_service_account_that_was_made_anew() {
     Testbed::run(async |testbed| {
@@ -916,12 +939,12 @@ fn the_old_key_is_not_revoked_by_a_tag_that_was_not_believed_before_the_mint() {
         let setting =
             Setting { shape: Shape::Plain, strangers: false, revoke_immediately: true, switches, ..Setting::default() };
         let world = testbed.world(&setting);
-        // Somebody rotates the first key in Kosli and stores the successor by hand; the tag still names the first one.
+        // An admin rotates the first key in Kosli and stores the successor by hand; the tag still names the first one.
         let request = http::Request::post(format!(
             "/api/v2/service-accounts/{ORG}/{ACCOUNT}/api-keys/{}/rotate",
             world.first_key
         ))
-        .header("authorization", format!("Bearer {}", world.value("AWSCURRENT").unwrap()))
+        .header("authorization", format!("Bearer {}", made_by_hand(&world, "platform").value))
         .body("{}".into())
         .unwrap();
         let answer = world.emulator.with_kosli(|kosli| kosli.handle(&request));

@@ -90,6 +90,13 @@ impl Kosli {
         account.role = role;
     }
 
+    /// Says which account's key has created an account: Kosli lets that one manage its keys. Where nobody says so, a person did.
+    pub fn set_creator(&mut self, org: &str, name: &str, creator: &str) {
+        if let Some(account) = self.accounts.get_mut(&(org.to_owned(), name.to_owned())) {
+            account.set_creator(creator);
+        }
+    }
+
     /// Removes a service account, and revokes its keys.
     pub fn remove_account(&mut self, org: &str, name: &str) {
         self.accounts.remove(&(org.to_owned(), name.to_owned()));
@@ -232,23 +239,21 @@ impl Kosli {
             Operation::CreateAccount => return caller.role != Role::Reader,
             _ => {}
         }
-        // Kosli says so of both, whatever it leaves open.
         let created_it = self.account(route).is_some_and(|account| account.was_created_by(&caller.account));
-        if caller.role == Role::Admin || created_it {
-            return true;
-        }
-        if route.operation == Operation::DeleteAccount {
-            return false;
-        }
         let own_account = caller.account == route.account;
-        match self.switches.key_managers {
-            KeyManagers::Admins => false,
-            KeyManagers::AdminsAndOwnAccount => own_account,
-            KeyManagers::AdminsAndOwnKey => {
-                own_account && (route.operation == Operation::List || caller.id == route.key_id)
-            }
-            KeyManagers::AllButReaders => caller.role != Role::Reader,
-        }
+        let managers = self.switches.key_managers;
+        caller.role == Role::Admin
+            || (created_it && managers != KeyManagers::Admins)
+            // None but the two may remove an account, whatever Kosli leaves open.
+            || route.operation != Operation::DeleteAccount
+                && match managers {
+                    KeyManagers::Admins | KeyManagers::AdminsAndCreator => false,
+                    KeyManagers::OwnAccountToo => own_account,
+                    KeyManagers::OwnKeyToo => {
+                        own_account && (route.operation == Operation::List || caller.id == route.key_id)
+                    }
+                    KeyManagers::AllButReaders => caller.role != Role::Reader,
+                }
     }
 
     fn create(&mut self, route: &Route, body: &Bytes) -> Result<(StatusCode, Value), Refusal> {

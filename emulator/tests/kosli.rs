@@ -477,7 +477,7 @@ fn a_service_account_is_created_with_at_most_the_creators_role() {
 /// "Only organization admins or the creating user can manage a service account": whatever the rest is.
 #[test]
 fn who_created_an_account_manages_its_keys_and_no_others() {
-    for key_managers in [KeyManagers::Admins, KeyManagers::AdminsAndOwnKey, KeyManagers::AdminsAndOwnAccount] {
+    for key_managers in [KeyManagers::AdminsAndCreator, KeyManagers::OwnKeyToo, KeyManagers::OwnAccountToo] {
         let mut world = World::with(Switches { key_managers, ..Switches::default() });
         world.kosli.add_account("acme", "creator", Role::Snapshotter);
         let (_, creator) = world.kosli.add_key("acme", "creator", "x", at(START), None);
@@ -662,6 +662,7 @@ fn switches_on_showing_a_key_in_grace() {
 fn switch_rights_in_grace() {
     for (rights_in_grace, status) in [(RightsInGrace::Unchanged, 200), (RightsInGrace::VerifyOnly, 403)] {
         let mut world = World::with(Switches { rights_in_grace, ..Switches::default() });
+        world.kosli.add_account("acme", "ci", Role::Admin);
         let (id, key) = (world.id.clone(), world.key.clone());
         assert_eq!(world.call(Method::GET, KEYS, &key, Value::Null).0, 200);
         world.rotated(&id, json!({}));
@@ -674,10 +675,12 @@ fn switch_rights_in_grace() {
 fn switch_key_managers() {
     // May a key of this role rotate another account's key, rotate one of its own account, rotate itself, list its account?
     for (key_managers, role, may) in [
-        (KeyManagers::AdminsAndOwnAccount, Role::Admin, [true, true, true, true]),
-        (KeyManagers::AdminsAndOwnAccount, Role::Reader, [false, true, true, true]),
-        (KeyManagers::AdminsAndOwnKey, Role::Admin, [true, true, true, true]),
-        (KeyManagers::AdminsAndOwnKey, Role::Member, [false, false, true, true]),
+        (KeyManagers::AdminsAndCreator, Role::Admin, [true, true, true, true]),
+        (KeyManagers::AdminsAndCreator, Role::Member, [false, false, false, false]),
+        (KeyManagers::OwnAccountToo, Role::Admin, [true, true, true, true]),
+        (KeyManagers::OwnAccountToo, Role::Reader, [false, true, true, true]),
+        (KeyManagers::OwnKeyToo, Role::Admin, [true, true, true, true]),
+        (KeyManagers::OwnKeyToo, Role::Member, [false, false, true, true]),
         (KeyManagers::Admins, Role::Admin, [true, true, true, true]),
         (KeyManagers::Admins, Role::Member, [false, false, false, false]),
         (KeyManagers::AllButReaders, Role::Snapshotter, [true, true, true, true]),
@@ -697,6 +700,17 @@ fn switch_key_managers() {
         let did = calls.map(|(method, path)| world.call(method, &path, &own, Value::Null).0 < 300);
         assert_eq!(did, may, "{key_managers:?} {role:?}");
         assert_eq!(world.verify(&own), 200);
+    }
+    // Who created the account of the first question, with a role that gives no rights of its own.
+    for key_managers in [KeyManagers::AdminsAndCreator, KeyManagers::Admins] {
+        let mut world = World::with(Switches { key_managers, ..Switches::default() });
+        world.kosli.add_account("acme", "creator", Role::Snapshotter);
+        let (_, creator) = world.kosli.add_key("acme", "creator", "x", at(START), None);
+        let rotate = format!("{KEYS}/{}/rotate", world.id);
+        assert_eq!(world.call(Method::POST, &rotate, &creator, Value::Null).0, 403, "somebody else created it");
+        world.kosli.set_creator("acme", "ci", "creator");
+        let status = if key_managers == KeyManagers::Admins { 403 } else { 201 };
+        assert_eq!(world.call(Method::POST, &rotate, &creator, Value::Null).0, status, "{key_managers:?}");
     }
 }
 

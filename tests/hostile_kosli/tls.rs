@@ -90,7 +90,7 @@ impl Drop for Roots {
 /// A secret with a good key. Its function calls Kosli at this host, and trusts one authority more than everybody does.
 async fn set_up(world: &mut Executable, host: &str, roots: &Roots, timeout: Duration) {
     world.configure(timeout, &[("KOSLI_HOST", host), ("SSL_CERT_FILE", roots.0.to_str().unwrap())]);
-    let (id, key) = world.add_key(ACCOUNT, Role::Member);
+    let (id, key) = world.add_key(ACCOUNT, Role::Admin);
     let value = json!({ "api_key": key, "org": "acme", "service_account": ACCOUNT, "key_id": id });
     world.create_secret(SECRET, json!({ "SecretString": value.to_string() })).await;
 }

@@ -63,7 +63,9 @@ impl Narrator {
                  {ADMIN_SECRET}, rotates it."
             )),
             RotatedBy::ItsOwnKey => self.say(&format!(
-                "The secret {SECRET} holds a key of the Kosli service account {ORG}/{ACCOUNT}, which rotates itself."
+                "The secret {SECRET} holds a key of the Kosli service account {ORG}/{ACCOUNT}, which rotates itself. That account \
+                 is an Admin here: Kosli probably asks for the role Admin, or for a key of whoever created the account, and no \
+                 account creates itself. A key of any other role needs an admin key to rotate it."
             )),
         }
         for rule in &options.faults {

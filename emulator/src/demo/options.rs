@@ -10,7 +10,8 @@ cargo demo [--shape SHAPE] [--self-rotation] [--revoke WHEN] [--fault FAULT]... 
 
   --shape SHAPE       what the secret holds: api-key (JSON with api_key, the default), environment (JSON with
                       KOSLI_API_TOKEN) or plain (the key alone; tags say whose it is)
-  --self-rotation     the key rotates itself, without an admin key
+  --self-rotation     the key rotates itself, without an admin key: its account has the role Admin then, because Kosli
+                      probably asks for Admin or for the account's creator
   --revoke WHEN       what becomes of the old key: after-grace-period (the default) or immediately
   --fault FAULT       what goes wrong, such as rotate#1=drop-after (Kosli mints a key, and the answer is lost),
                       rotate#1=kill-after (and the function is killed) or PutSecretValue#1=error-before; may be repeated

@@ -55,7 +55,12 @@ impl World {
         let address = emulator.listen("person", 0).await.map_err(|error| format!("cannot listen: {error}"))?;
         let now = emulator.clock().now();
         let ((own_key, value), (strangers_key, _), admin) = emulator.with_kosli(|kosli| {
-            kosli.add_account(ORG, ACCOUNT, Role::Member);
+            // Kosli lets an Admin and an account's creator manage its keys, and no account creates itself.
+            let role = match options.rotated_by {
+                RotatedBy::AdminKey => Role::Member,
+                RotatedBy::ItsOwnKey => Role::Admin,
+            };
+            kosli.add_account(ORG, ACCOUNT, role);
             kosli.add_account(ORG, ADMIN_ACCOUNT, Role::Admin);
             let mut add = |account, description, age: u32, left: u32| {
                 kosli.add_key(ORG, account, description, now - age * DAY, Some(now + left * DAY))

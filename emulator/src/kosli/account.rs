@@ -51,6 +51,10 @@ impl Account {
         Self { role, description: String::new(), created_at, created_by: None }
     }
 
+    pub(super) fn set_creator(&mut self, account: &str) {
+        self.created_by = Some(account.to_owned());
+    }
+
     /// Whether this account's key has made it.
     pub(super) fn was_created_by(&self, account: &str) -> bool {
         self.created_by.as_deref() == Some(account)

@@ -82,7 +82,8 @@ impl Switches {
             ("get_in_grace=404", Self { get_in_grace: GetInGrace::NotFound, ..default() }),
             ("rights_in_grace=verify-only", Self { rights_in_grace: RightsInGrace::VerifyOnly, ..default() }),
             ("key_managers=admins", Self { key_managers: KeyManagers::Admins, ..default() }),
-            ("key_managers=own-key", Self { key_managers: KeyManagers::AdminsAndOwnKey, ..default() }),
+            ("key_managers=own-account", Self { key_managers: KeyManagers::OwnAccountToo, ..default() }),
+            ("key_managers=own-key", Self { key_managers: KeyManagers::OwnKeyToo, ..default() }),
             ("key_managers=all-but-readers", Self { key_managers: KeyManagers::AllButReaders, ..default() }),
             ("rate_limit=every-3rd", Self { rate_limit: Some(RateLimit { every: 3, retry_after: None }), ..default() }),
             (
@@ -173,18 +174,22 @@ pub enum RightsInGrace {
     VerifyOnly,
 }
 
-/// The tutorial asks for an admin to rotate; the page about roles lets others manage service-account keys too.
+/// Who may manage an account's keys. The page about roles (July 2026) and the Terraform provider's documentation say "an
+/// organization admin or whoever created the account"; the tutorial asks for an admin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum KeyManagers {
-    /// Admins for every account, and any key for its own account.
+    /// Admins for every account, and whoever created an account for that one, whatever its role. No account creates itself:
+    /// self-rotation is answered 403, unless the account is an admin's.
     #[default]
-    AdminsAndOwnAccount,
-    /// Admins for every account, and any key for itself. It may list its account, but not create.
-    AdminsAndOwnKey,
-    /// Admins alone: self-rotation is answered 403.
-    Admins,
-    /// Everyone in the organization but readers.
+    AdminsAndCreator,
+    /// The same, and any key for its own account.
+    OwnAccountToo,
+    /// The same, and any key for itself. It may list its account, but not create.
+    OwnKeyToo,
+    /// The same, and everyone else in the organization but readers.
     AllButReaders,
+    /// Admins alone.
+    Admins,
 }
 
 /// Every so many requests, one is answered 429 and has no effect.

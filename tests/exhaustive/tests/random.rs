@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use emulator::faults::FAULTS;
-use emulator::kosli::{ExpiresAt, ListShape, RotateInGrace, SuccessorId, Switches};
+use emulator::kosli::{ExpiresAt, KeyManagers, ListShape, RotateInGrace, SuccessorId, Switches};
 use emulator::rotation::{Event, STEPS, step_event};
 use emulator::runtime_api::Outcome;
 use emulator::secrets_manager::{RotationRequest, Staleness};
@@ -100,7 +100,7 @@ fn is_workable(switches: &Switches, admin: bool) -> bool {
     let default = Switches::default();
     // Refused as a whole: `faults` has them.
     let refused = switches.list_shape == ListShape::Wrapped
-        || (!admin && (switches.key_managers != default.key_managers))
+        || (!admin && matches!(switches.key_managers, KeyManagers::Admins | KeyManagers::OwnKeyToo))
         || (!admin && switches.rights_in_grace != default.rights_in_grace);
     // A lost key cannot be seen, or has the current key's id: what is left is to rotate the current key again.
     let rotates_again = is_blind(switches) || switches.successor_id == SuccessorId::Same;

@@ -1,6 +1,6 @@
 //! What distinguishes one world from another.
 
-use emulator::kosli::Switches;
+use emulator::kosli::{KeyManagers, Role, Switches};
 use emulator::secrets_manager::Staleness;
 use serde_json::json;
 
@@ -56,6 +56,16 @@ impl Default for Setting {
             variables: Vec::new(),
             strangers: true,
         }
+    }
+}
+
+impl Setting {
+    /// The role of the secret's own account. Kosli lets an Admin and the account's creator manage its keys, and no account
+    /// creates itself: where there is no admin key, the own key has to be an Admin's, or it may do nothing. But where somebody
+    /// else may as well, or the creator may not, the own key has no role that would hide it.
+    pub(crate) fn account_role(&self) -> Role {
+        let as_documented = self.switches.key_managers == KeyManagers::default();
+        if !self.admin && as_documented { Role::Admin } else { Role::Member }
     }
 }
 

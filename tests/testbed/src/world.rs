@@ -62,7 +62,7 @@ impl World {
         let (first_key, value, mut strangers, admin_value) = emulator.with_kosli(|kosli| {
             kosli.seed(7);
             kosli.switches = Switches::default();
-            kosli.add_account(ORG, ACCOUNT, Role::Member);
+            kosli.add_account(ORG, ACCOUNT, setting.account_role());
             kosli.add_account(ORG, "platform", Role::Admin);
             let (id, value) = kosli.add_key(ORG, ACCOUNT, DESCRIPTION, ago(60), Some(expiry));
             let (_, admin_value) = kosli.add_key(ORG, "platform", "rotates", ago(60), Some(expiry));
