@@ -31,11 +31,12 @@
 //! | `rotation/session.rs` | one secret in one invocation: reading, listing, authenticating, revoking |
 //! | `rotation/failures.rs` | failures that several steps can meet, in words |
 //! | `rotation/create_secret.rs` | `createSecret`: all checks, then the mint |
-//! | `rotation/replacement.rs` | the loop around the mint: unclear outcomes, lost keys, twins |
-//! | `rotation/replacement/plan.rs` | what is minted next: which key is rotated, or whether one is created |
-//! | `rotation/replacement/mint.rs` | one mint, and the look for it where its outcome is unclear |
+//! | `rotation/replacement.rs` | the loop around the mint, and what each answer leads to |
+//! | `rotation/replacement/plan.rs` | what comes next: rotate, create, wait or stop; a `match`, and the table of it: pure |
+//! | `rotation/replacement/mint.rs` | one mint, the wait for a twin, and the look for a mint whose outcome is unclear |
 //! | `rotation/replacement/store.rs` | the store of a minted key, and what becomes of a superfluous one |
-//! | `rotation/marks.rs` | which keys on the account were minted to replace a version: pure |
+//! | `rotation/replacement/stop.rs` | why a replacement stops, in words |
+//! | `rotation/marks.rs` | which keys on the account were minted to replace a version, and are lost: one rule, pure |
 //! | `rotation/set_secret.rs`, `rotation/test_secret.rs` | `setSecret` cross-checks, `testSecret` authenticates |
 //! | `rotation/finish_secret.rs` | `finishSecret`: proof and promotion |
 //! | `rotation/clean_up.rs` | what follows the promotion: the sweep, the revocation of the old key |
@@ -76,8 +77,8 @@
 //! which is reached again whenever the step is delivered again.
 //!
 //! **I4 Hands off.** Only the secret's own key, and keys proven to replace this version of this secret, are rotated or
-//! revoked. The proof is the mark, never used, younger than the version, the same description (`marks.rs`), held by no
-//! version (`replacement/plan.rs` and `clean_up.rs`). [`identity::Permitted`] bounds all of it, and the host and the
+//! revoked. The proof is one rule, in `marks.rs`: the mark, never used, younger than the version, the same description, held by no
+//! version. [`identity::Permitted`] bounds all of it, and the host and the
 //! admin secret's name come from the environment alone.
 //!
 //! **I5 No leak.** A key's value is in the `Authorization` header and in the secret. [`api_key::ApiKey`] has a
@@ -114,7 +115,7 @@
 //! # Reading order
 //!
 //! [`event`], [`staging`], [`rotation`] with `create_secret.rs` and `finish_secret.rs`; then [`marker`], `marks.rs` and
-//! `replacement.rs` with its parts, where the hard part is; then [`kosli`] and [`secrets_manager`]. `cargo demo` shows
+//! `replacement.rs` with its parts, where the hard part is (`replacement/plan.rs` decides it, and has the table); then [`kosli`] and [`secrets_manager`]. `cargo demo` shows
 //! the calls of all that as they happen.
 
 #![cfg_attr(

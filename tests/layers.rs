@@ -16,8 +16,10 @@ const FUNCTION: &[&[&str]] = &[
     &["function", "staging"],
     &["rotation/credential"],
     &["rotation/failures", "rotation/marks"],
-    &["rotation/session"],
-    &["rotation/invocation"],
+    &["rotation/session", "rotation/replacement/stop"],
+    &["rotation/invocation", "rotation/replacement/plan"],
+    &["rotation/replacement/mint"],
+    &["rotation/replacement/store"],
     &[
         "rotation/clean_up",
         "rotation/replacement",
@@ -123,6 +125,8 @@ fn collect(root: &Path, folder: &Path, files: &mut BTreeSet<String>) {
 fn used_by(file: &str, source: &str, library: &str, files: &BTreeSet<String>) -> BTreeSet<String> {
     let source = source.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
     let code = source.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+    // Who may use something is no use of it.
+    let code = code.replace("pub(in crate::", "pub(in ");
     let here: Vec<&str> = if matches!(file, "lib" | "main") { Vec::new() } else { file.split('/').collect() };
     let above = &here[..here.len().saturating_sub(1)];
     let mut used = BTreeSet::new();

@@ -5,7 +5,7 @@ use tracing::info;
 use super::credential::{Credential, KEY_ID_LABEL};
 use super::failures::{Role, current_unreadable, dead_without_admin, pending_dead, pending_is_current};
 use super::invocation::{Invocation, Needs, Outcome, StepAnswer, View};
-use super::replacement::{Replacement, Stored};
+use super::replacement::{Minter, Stored};
 use super::session::{ACCEPTANCE_PAUSES, DEATH_PAUSES};
 use crate::clock::rfc3339;
 use crate::error::{ErrorKind, RotationError};
@@ -69,8 +69,8 @@ async fn create(invocation: &Invocation<'_>, view: View) -> Result<StepAnswer, R
         (Acceptance::Dead, true, Role::Current) => return Err(dead_without_admin(&current)),
         (Acceptance::Dead, _, _) => false,
     };
-    let mut replacement = Replacement::new(invocation, &description, current, previous, authority, alive, policy);
-    let stored = replacement.mint_and_store(listing?, &stale_labels).await?;
+    let minter = Minter::new(invocation, &description, current, previous, authority, alive, policy);
+    let stored = minter.mint_and_store(listing?, &stale_labels).await?;
     match stored {
         Stored::Ours(made) => {
             info!(key_id = %made.id, how = made.how.word(), "the new key is stored under AWSPENDING");
@@ -83,10 +83,7 @@ async fn create(invocation: &Invocation<'_>, view: View) -> Result<StepAnswer, R
                 ..invocation.answer(made.how)
             })
         }
-        Stored::ByTwin(version) => {
-            let Replacement { current, .. } = replacement;
-            already_created(invocation, &current, &version, &description).await
-        }
+        Stored::ByTwin(version) => already_created(invocation, &minter.task.current, &version, &description).await,
     }
 }
 

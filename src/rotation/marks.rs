@@ -1,9 +1,11 @@
-//! Which keys on the account were minted to replace a version: what the mint, the sweep and the report recognize a lost key by.
+//! Which keys on the account were minted to replace a version, and are lost: the one rule by which the mint, the sweep and the report
+//! recognize them.
 
 use std::time::{Duration, SystemTime};
 
 use super::credential::Credential;
 use crate::event::VersionId;
+use crate::identity::KeyId;
 use crate::kosli::KeyEntry;
 use crate::marker::{Attempt, Mark};
 
@@ -11,7 +13,22 @@ use crate::marker::{Attempt, Mark};
 pub(super) const CLOCK_TOLERANCE: Duration = Duration::from_secs(300);
 
 /// The marks by which keys that were minted to replace a version are recognized.
-pub(super) struct Marks(Vec<(Mark, SystemTime)>);
+pub(super) struct Marks {
+    /// The version's own, which a new key gets.
+    own: Origin,
+    /// That of the version before it, where that one holds the same key.
+    before: Option<Origin>,
+}
+
+/// What a mark is made of, and since when there can be keys that carry it.
+struct Origin {
+    mark: Mark,
+    since: SystemTime,
+}
+
+/// Which ids labelled versions hold costs reads, and decides here: there are keys that would be lost ones if no version holds them.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) struct HeldUnknown;
 
 impl Marks {
     /// The marks of keys that replace this version. Where the version before it holds the same key, a field was edited
@@ -21,13 +38,13 @@ impl Marks {
             other.account == current.account
                 && (other.key().same(current.key()) || (other.key_id.is_some() && other.key_id == current.key_id))
         };
-        let versions = [Some(current), previous.filter(same_key)];
-        Self(versions.into_iter().flatten().map(|seen| (Mark::of(arn, &seen.version), seen.created)).collect())
+        let origin = |seen: &Credential| Origin { mark: Mark::of(arn, &seen.version), since: seen.created };
+        Self { own: origin(current), before: previous.filter(same_key).map(origin) }
     }
 
     /// The mark of keys that replace a version of which nothing but the id is known: enough to suspect, not to act.
     pub(super) fn unproven(arn: &str, version: &VersionId) -> Self {
-        Self(vec![(Mark::of(arn, version), SystemTime::UNIX_EPOCH)])
+        Self { own: Origin { mark: Mark::of(arn, version), since: SystemTime::UNIX_EPOCH }, before: None }
     }
 
     /// Which attempt minted this key to replace the version; `None`: it is none of ours. Never used, not older than the version.
@@ -36,19 +53,190 @@ impl Marks {
         if key.last_used_at.is_some() {
             return None;
         }
-        self.0
-            .iter()
-            .filter(|(_, created)| key.created_at + CLOCK_TOLERANCE >= *created)
-            .find_map(|(mark, _)| mark.attempt_in(expires_at))
+        [Some(&self.own), self.before.as_ref()]
+            .into_iter()
+            .flatten()
+            .filter(|origin| key.created_at + CLOCK_TOLERANCE >= origin.since)
+            .find_map(|origin| origin.mark.attempt_in(expires_at))
     }
 
     /// The mark that a new key gets.
-    pub(super) fn new_key(&self) -> Option<Mark> {
-        self.0.first().map(|(mark, _)| *mark)
+    pub(super) fn new_key(&self) -> Mark {
+        self.own.mark
+    }
+
+    /// The rule: the keys of a whole list that carry a mark, were never used, are not older than the version, have the description of
+    /// the `replaced` key (if that is listed), are neither it nor one of `except`, and that no version holds. They are lost, or
+    /// another execution is about to store them.
+    ///
+    /// `held` are the ids that labelled versions hold; `None`: that was not read yet.
+    ///
+    /// # Errors
+    /// [`HeldUnknown`], where it has to be read.
+    pub(super) fn lost<'l>(
+        &self,
+        keys: &'l [KeyEntry],
+        replaced: Option<&KeyId>,
+        except: &[KeyId],
+        held: Option<&[KeyId]>,
+    ) -> Result<Vec<(&'l KeyEntry, Attempt)>, HeldUnknown> {
+        let replaced_entry = replaced.and_then(|id| keys.iter().find(|key| key.id == *id));
+        let marked: Vec<(&KeyEntry, Attempt)> = keys
+            .iter()
+            .filter(|key| replaced != Some(&key.id) && !except.contains(&key.id))
+            .filter(|key| may_succeed(replaced_entry, key))
+            .filter_map(|key| Some((key, self.attempt_of(key)?)))
+            .collect();
+        match held {
+            _ if marked.is_empty() => Ok(marked),
+            None => Err(HeldUnknown),
+            Some(held) => Ok(marked.into_iter().filter(|(key, _)| !held.contains(&key.id)).collect()),
+        }
     }
 }
 
 /// Whether a key's description is one that the successor of `replaced` may have: the same, where that is listed and has one.
 pub(super) fn may_succeed(replaced: Option<&KeyEntry>, key: &KeyEntry) -> bool {
     replaced.is_none_or(|replaced| replaced.description.is_empty() || replaced.description == key.description)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+    use crate::secrets_manager::{CURRENT, Description, Version};
+
+    const ARN: &str = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:kosli-AbCdEf";
+
+    /// The version `v` was made at this second.
+    const CREATED: u64 = 1_800_000_000;
+
+    fn at(second: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(second)
+    }
+
+    fn id(id: &str) -> KeyId {
+        KeyId::parse(id).expect("valid")
+    }
+
+    /// A version of the account `ci` (or another), with a key and maybe its id.
+    fn credential(version: &str, account: &str, key: &str, key_id: Option<&str>) -> Credential {
+        let description = Description {
+            arn: ARN.to_owned(),
+            name: String::new(),
+            rotation_enabled: true,
+            rotated_before: false,
+            last_changed: None,
+            next_rotation: None,
+            rotation_interval: None,
+            tags: BTreeMap::new(),
+            versions: BTreeMap::new(),
+        };
+        let key_id = key_id.map(|id| format!(r#","key_id":"{id}""#)).unwrap_or_default();
+        let value = format!(r#"{{"api_key":"made-up-{key}","org":"acme","service_account":"{account}"{key_id}}}"#);
+        let version = Version {
+            arn: ARN.to_owned(),
+            id: VersionId::trusted(version),
+            labels: Vec::new(),
+            created: at(CREATED),
+            value: Some(value.into()),
+        };
+        Credential::parse(&version, &description, CURRENT).expect("a credential")
+    }
+
+    /// A key that carries the mark of this version.
+    fn marked(key: &str, version: &str) -> KeyEntry {
+        let mark = Mark::of(ARN, &VersionId::trusted(version));
+        KeyEntry {
+            id: id(key),
+            description: "ci".to_owned(),
+            created_at: at(CREATED),
+            expires_at: Some(mark.expires_at(Attempt::fresh(&[]), at(CREATED), Duration::from_secs(365 * 86_400))),
+            last_used_at: None,
+        }
+    }
+
+    /// What is told by a key alone: never used, not older than the version but for what clocks differ, our mark.
+    #[test]
+    fn a_key_carries_a_mark() {
+        let marks = Marks::of(ARN, &credential("v", "ci", "key", Some("cur")), None);
+        let ours = marked("a", "v");
+        for (what, key, expected) in [
+            ("ours", ours.clone(), true),
+            ("as old as clocks may differ", KeyEntry { created_at: at(CREATED - 300), ..ours.clone() }, true),
+            ("older", KeyEntry { created_at: at(CREATED - 301), ..ours.clone() }, false),
+            ("used", KeyEntry { last_used_at: Some(at(CREATED + 1)), ..ours.clone() }, false),
+            ("without an end", KeyEntry { expires_at: None, ..ours.clone() }, false),
+            ("another version's", marked("a", "other"), false),
+        ] {
+            assert_eq!(marks.attempt_of(&key).is_some(), expected, "{what}");
+        }
+        assert_eq!(marks.new_key(), Mark::of(ARN, &VersionId::trusted("v")));
+        // With nothing but the version's id known, no key is too old to be suspected.
+        let unproven = Marks::unproven(ARN, &VersionId::trusted("v"));
+        assert!(unproven.attempt_of(&KeyEntry { created_at: at(CREATED - 301), ..ours }).is_some());
+        assert!(unproven.attempt_of(&marked("a", "other")).is_none());
+    }
+
+    /// The mark of the version before counts where it holds the same key, by value or by id, of the same account.
+    #[test]
+    fn the_version_before_counts_where_it_holds_the_same_key() {
+        for (account, key, key_id, current_id, expected) in [
+            ("ci", "key", Some("cur"), Some("cur"), true),
+            ("ci", "key", None, Some("cur"), true),
+            ("ci", "other", Some("cur"), Some("cur"), true),
+            ("ci", "other", Some("old"), Some("cur"), false),
+            ("ci", "other", None, None, false),
+            ("ci", "key", None, None, true),
+            ("else", "key", Some("cur"), Some("cur"), false),
+        ] {
+            let current = credential("v", "ci", "key", current_id);
+            let before = credential("before", account, key, key_id);
+            let marks = Marks::of(ARN, &current, Some(&before));
+            assert_eq!(
+                marks.attempt_of(&marked("a", "before")).is_some(),
+                expected,
+                "{account} {key} {key_id:?} {current_id:?}"
+            );
+            assert!(marks.attempt_of(&marked("a", "v")).is_some());
+            assert_eq!(marks.new_key(), Mark::of(ARN, &VersionId::trusted("v")));
+        }
+    }
+
+    /// The whole rule. `held`: `None` where it was not read yet; the expectation is then whether it has to be.
+    #[test]
+    fn a_key_is_lost() {
+        let marks = Marks::of(ARN, &credential("v", "ci", "key", Some("cur")), None);
+        let (lost, other) = (marked("lost", "v"), marked("other", "else"));
+        let described =
+            |key: &KeyEntry, description: &str| KeyEntry { description: description.to_owned(), ..key.clone() };
+        let cur = described(&KeyEntry { id: id("cur"), expires_at: None, ..lost.clone() }, "ci");
+        let none: Option<&[&str]> = None;
+        for (what, keys, except, held, expected) in [
+            ("nothing is marked", vec![&cur, &other], "", none, Ok(vec![])),
+            ("one is", vec![&cur, &other, &lost], "", none, Err(HeldUnknown)),
+            ("nobody holds it", vec![&cur, &other, &lost], "", Some(&["cur"][..]), Ok(vec!["lost"])),
+            ("a version holds it", vec![&cur, &lost], "", Some(&["cur", "lost"][..]), Ok(vec![])),
+            ("it is excepted", vec![&cur, &lost], "lost", none, Ok(vec![])),
+            ("the replaced key is not listed", vec![&described(&lost, "x")], "", Some(&[][..]), Ok(vec!["lost"])),
+            ("another description", vec![&cur, &described(&lost, "x")], "", none, Ok(vec![])),
+            (
+                "no description to compare with",
+                vec![&described(&cur, ""), &described(&lost, "x")],
+                "",
+                Some(&[][..]),
+                Ok(vec!["lost"]),
+            ),
+            ("it is the replaced key", vec![&KeyEntry { id: id("cur"), ..lost.clone() }], "", none, Ok(vec![])),
+        ] {
+            let keys: Vec<KeyEntry> = keys.into_iter().cloned().collect();
+            let except: Vec<KeyId> = KeyId::parse(except).into_iter().collect();
+            let held: Option<Vec<KeyId>> = held.map(|held| held.iter().map(|held| id(held)).collect());
+            let found = marks.lost(&keys, Some(&id("cur")), &except, held.as_deref());
+            let found = found.map(|found| found.iter().map(|(key, _)| key.id.to_string()).collect::<Vec<_>>());
+            assert_eq!(found, expected.map(|ids| ids.into_iter().map(str::to_owned).collect()), "{what}");
+        }
+    }
 }

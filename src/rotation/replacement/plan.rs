@@ -1,219 +1,686 @@
-//! What is minted next: which key is rotated, or whether one is created, from what is on the account and what has failed.
+//! What comes next in a replacement: which key is rotated, or whether one is created (the design's decision 8), from what is known,
+//! what was seen and what has been tried. Pure: a fact that costs a call is asked for, and only where it decides.
+//!
+//! Lost keys come first ([`Marks::lost`], the chain's head being the newest; one that Kosli itself has named needs no mark), unless
+//! another execution may be about to store one. Otherwise it depends on where the current key stands:
+//!
+//! | current key | its id | then |
+//! |---|---|---|
+//! | works | known, or the account's only other key's | rotate it |
+//! | works | Kosli refuses to rotate it, and it exists | create a key beside it |
+//! | works | not known | stop: `KeyIdUnknown` |
+//! | dead | its entry carries our mark: the successor kept the id, and its value was lost | rotate it |
+//! | dead | on the account | stop: `KeyIdMismatch` |
+//! | dead | not on the account | create a key, with an admin key; without one stop: `CurrentKeyDead` |
+//! | dead | not known | the same, if there is no other key on the account; else stop: `KeyIdUnknown` |
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use tracing::info;
-
-use super::{Replacement, TAKE_OVER_MARGIN};
-use crate::clock::rfc3339;
-use crate::error::{ErrorKind, RotationError};
-use crate::event::SecretId;
+use super::stop::Stop;
+use crate::clock::from_epoch_seconds;
+use crate::config::Policy;
 use crate::identity::KeyId;
-use crate::kosli::{KeyEntry, KosliError, LONGEST_DESCRIPTION, Listing, SHORTEST_GRACE_HOURS};
+use crate::kosli::{KeyEntry, LONGEST_DESCRIPTION, Listing};
 use crate::marker::Attempt;
 use crate::rotation::credential::{Credential, KEY_ID_LABEL};
-use crate::rotation::failures::{Role, TRY_AGAIN, dead_without_admin, kosli_failed};
-use crate::rotation::marks::may_succeed;
+use crate::rotation::failures::Role;
+use crate::rotation::marks::{HeldUnknown, Marks};
+use crate::secrets_manager::Description;
 
-/// What to do next.
-pub(super) enum Plan {
-    /// Rotate this key.
-    Rotate { id: KeyId, grace_period_hours: u32, head: bool },
-    /// Create a key beside those that there are; `beside`: the key that lives on and that nobody ends.
-    Create { description: String, beside: Option<Option<KeyId>> },
-    /// Another execution may be about to store this key.
-    LeaveToTwin { id: KeyId, age: Duration },
+/// A marked key of another execution is taken over when it is older than the function's time-out and this.
+const TAKE_OVER_MARGIN: Duration = Duration::from_secs(15);
+
+/// The facts of a replacement. They never change: another view of the secret is another task.
+pub(in crate::rotation) struct Task<'a> {
+    /// The secret as it was seen.
+    pub(super) description: &'a Description,
+    /// What is being replaced.
+    pub(in crate::rotation) current: Credential,
+    /// The version before it, if it parses.
+    pub(super) previous: Option<Credential>,
+    /// Whether Kosli accepts the current key.
+    pub(super) alive: bool,
+    /// Whose key mints.
+    pub(super) role: Role,
+    pub(super) policy: Policy,
+    pub(super) marks: Marks,
+    /// From this age on, the execution that minted a key cannot live any more.
+    pub(super) take_over_after: Duration,
 }
 
-impl Replacement<'_> {
-    /// Decides what comes next. The order is the design's: the head of a chain first, then by where the current key stands.
-    pub(super) async fn plan(&mut self, listing: &Listing) -> Result<Plan, RotationError> {
-        let marked = self.marked(listing).await?;
-        if let Some((key, _)) = marked.first() {
-            // The first lost key began the current key's grace period, if it was minted by rotating the current key.
-            let grace = self.policy.grace();
-            let first = marked.iter().map(|(key, _)| key.created_at).min().unwrap_or(key.created_at);
-            self.note_current_key_dies(first + grace, listing);
-        }
-        let age_limit = self.invocation.session.budget.function_timeout() + TAKE_OVER_MARGIN;
-        for (key, attempt) in &marked {
-            let age = listing.at.duration_since(key.created_at).unwrap_or_default();
-            if !self.unclear.contains(attempt) && !self.lost.contains(&key.id) && age < age_limit {
-                return Ok(Plan::LeaveToTwin { id: key.id.clone(), age });
-            }
-        }
-        // The newest has certainly not been rotated before. A key that Kosli itself has named needs no mark.
-        let newest = marked.iter().max_by_key(|(key, _)| key.created_at).map(|(key, _)| &key.id);
-        let named =
-            self.lost.last().filter(|id| !self.refused.contains(id) && self.current.key_id.as_ref() != Some(*id));
-        if let Some(head) = named.or(newest) {
-            return Ok(Plan::Rotate { id: head.clone(), grace_period_hours: SHORTEST_GRACE_HOURS, head: true });
-        }
-        match self.current.key_id.clone() {
-            Some(id) => self.plan_by_id(id, listing).await,
-            None => self.plan_without_id(listing),
+/// What this execution has sent, and what came of it.
+#[derive(Default)]
+pub(super) struct Tried {
+    /// The attempts whose outcome is unclear.
+    pub(super) unclear: Vec<Attempt>,
+    /// Keys that were minted, by Kosli's own word, and whose value this execution does not have.
+    pub(super) lost: Vec<KeyId>,
+    /// Keys that Kosli refuses to rotate.
+    pub(super) refused: Vec<KeyId>,
+    /// When the current key dies, as soon as a grace period may have begun.
+    pub(super) current_key_dies: Option<SystemTime>,
+}
+
+/// One look at the account, and the facts that were asked for. What is `None` was not needed yet.
+pub(super) struct Look {
+    pub(super) listing: Listing,
+    /// Key ids that labelled versions hold.
+    pub(super) held: Option<Vec<KeyId>>,
+    /// Whether the current key's id is on the account, though it is not listed.
+    pub(super) unlisted: Option<bool>,
+}
+
+/// What comes next.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum Next {
+    /// Find this out, and decide again.
+    Ask(Fact),
+    /// Mint a key.
+    Mint(Mint),
+    /// Another execution may be about to store this key.
+    WaitForTwin {
+        /// The key.
+        id: KeyId,
+        /// How long ago it was minted.
+        age: Duration,
+    },
+    /// Nothing can be minted.
+    Stop(Stop),
+}
+
+/// A fact that costs calls.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum Fact {
+    /// Which key ids do labelled versions hold?
+    HeldKeyIds,
+    /// Is this key on the account, though it is not listed?
+    IsOnAccount(KeyId),
+}
+
+/// One mint.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum Mint {
+    /// Rotate the current key, with the configured grace period.
+    RotateCurrent(KeyId),
+    /// Rotate a key whose value was lost, with the shortest grace period: nobody holds it.
+    RotateLost(KeyId),
+    /// Create a key.
+    Create {
+        /// Its description.
+        description: String,
+        /// The current key, which lives on, and which nobody ends.
+        beside: Option<KeyId>,
+    },
+}
+
+/// What a refusal that lasted means.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum Refusal {
+    /// This key cannot be rotated. There is another way: [`next`] knows it.
+    OfKey(KeyId),
+    /// The current key works, and Kosli does not know its id.
+    NotOnAccount(KeyId),
+    /// There is no other way.
+    Final,
+}
+
+/// Decides what comes next.
+pub(super) fn next(task: &Task<'_>, look: &Look, tried: &Tried) -> Next {
+    let lost = match lost(task, look, tried) {
+        Ok(lost) => lost,
+        Err(HeldUnknown) => return Next::Ask(Fact::HeldKeyIds),
+    };
+    for (key, attempt) in &lost {
+        let age = look.listing.at.duration_since(key.created_at).unwrap_or_default();
+        let is_ours = tried.unclear.contains(attempt) || tried.lost.contains(&key.id);
+        if !is_ours && age < task.take_over_after {
+            return Next::WaitForTwin { id: key.id.clone(), age };
         }
     }
+    if let Some(head) = head(task, &lost, tried) {
+        return Next::Mint(Mint::RotateLost(head.clone()));
+    }
+    let current = task.current.key_id.as_ref();
+    match (task.alive, current.or_else(|| only_candidate(task, look))) {
+        (true, Some(id)) if tried.refused.contains(id) => Next::Mint(task.create(look, Some(id.clone()))),
+        (true, Some(id)) => Next::Mint(Mint::RotateCurrent(id.clone())),
+        (true, None) => Next::Stop(Stop::KeyIdUnknown(strangers(task, look).cloned().collect())),
+        (false, Some(id)) if is_successor_with_its_id(task, look, id) && !tried.refused.contains(id) => {
+            Next::Mint(Mint::RotateCurrent(id.clone()))
+        }
+        (false, Some(id)) => match look.is_on_account(id) {
+            None => Next::Ask(Fact::IsOnAccount(id.clone())),
+            Some(true) => Next::Stop(Stop::KeyIdMismatch(id.clone())),
+            Some(false) if task.role == Role::Admin => Next::Mint(task.create(look, None)),
+            Some(false) => Next::Stop(Stop::CurrentKeyDead),
+        },
+        (false, None) if task.role != Role::Admin => Next::Stop(Stop::CurrentKeyDead),
+        (false, None) => match strangers(task, look).cloned().collect::<Vec<_>>() {
+            none if none.is_empty() => Next::Mint(task.create(look, None)),
+            candidates => Next::Stop(Stop::KeyIdUnknown(candidates)),
+        },
+    }
+}
 
-    async fn plan_by_id(&self, id: KeyId, listing: &Listing) -> Result<Plan, RotationError> {
-        let invocation = self.invocation;
-        let entry = listing.keys.iter().find(|key| key.id == id);
-        let rotate = Plan::Rotate { id: id.clone(), grace_period_hours: self.policy.grace_period_hours, head: false };
-        let refused = self.refused.contains(&id);
-        if self.alive {
-            return Ok(if refused { self.create(listing, Some(Some(id))) } else { rotate });
-        }
-        if entry.is_some_and(|entry| self.marks.attempt_of(entry).is_some()) && !refused {
-            // The successor kept the id, and its value was lost: proven to be ours.
-            return Ok(rotate);
-        }
-        let on_account = entry.is_some()
-            || invocation
-                .session
-                .kosli(&self.authority.key)
-                .get(&self.current.account, &id)
-                .await
-                .map_err(|error| kosli_failed(&error, self.authority.role, &format!("looking up the key {id}")))?
-                .is_some();
-        if on_account {
-            return Err(RotationError::before_any_change(
-                ErrorKind::KeyIdMismatch,
-                format!(
-                    "Kosli does not accept the key under AWSCURRENT, yet its key id {id} is on the service account {}: value \
-                     and id do not belong together.",
-                    self.current.account
-                ),
-                "Correct the value or the key id in the secret, then rotate again. Nothing was minted.",
-            ));
-        }
-        if self.authority.role == Role::Admin {
-            info!(key_id = %id, "the current key was revoked: creating a new one");
-            return Ok(self.create(listing, None));
-        }
-        Err(dead_without_admin(&self.current))
+/// Whether another execution has begun what this refused mint was to do: there are lost keys now, and this was not to rotate one.
+///
+/// # Errors
+/// [`HeldUnknown`], as [`Marks::lost`].
+pub(super) fn superseded(mint: &Mint, task: &Task<'_>, look: &Look, tried: &Tried) -> Result<bool, HeldUnknown> {
+    Ok(!matches!(mint, Mint::RotateLost(_)) && !lost(task, look, tried)?.is_empty())
+}
+
+/// What a refusal of this mint means that outlasts all patience. `None`: no status, no connection was made.
+pub(super) fn refusal(mint: &Mint, status: Option<u16>) -> Refusal {
+    match (mint, status) {
+        // It has died, or it was rotated before after all: the next best.
+        (Mint::RotateLost(id), Some(400 | 404 | 409)) => Refusal::OfKey(id.clone()),
+        // It exists, and it was rotated before.
+        (Mint::RotateCurrent(id), Some(400 | 409)) => Refusal::OfKey(id.clone()),
+        (Mint::RotateCurrent(id), Some(404)) => Refusal::NotOnAccount(id.clone()),
+        _ => Refusal::Final,
+    }
+}
+
+/// When the current key dies, if lost keys tell that its grace period has begun: the first of them has begun it, if it was minted by
+/// rotating the current key.
+pub(super) fn current_key_dies(task: &Task<'_>, look: &Look, tried: &Tried) -> Option<SystemTime> {
+    let first = lost(task, look, tried).ok()?.iter().map(|(key, _)| key.created_at).min()?;
+    task.dies_at(first + task.policy.grace(), &look.listing)
+}
+
+/// The keys that were minted to replace the current version and that no version holds, but those that Kosli refuses to rotate.
+fn lost<'l>(task: &Task<'_>, look: &'l Look, tried: &Tried) -> Result<Vec<(&'l KeyEntry, Attempt)>, HeldUnknown> {
+    task.marks.lost(&look.listing.keys, task.current.key_id.as_ref(), &tried.refused, look.held.as_deref())
+}
+
+/// The lost key that is rotated. The newest has certainly not been rotated before.
+fn head<'a>(task: &Task<'_>, lost: &[(&'a KeyEntry, Attempt)], tried: &'a Tried) -> Option<&'a KeyId> {
+    let named = tried.lost.last().filter(|id| !tried.refused.contains(id) && task.current.key_id.as_ref() != Some(*id));
+    named.or(lost.iter().max_by_key(|(key, _)| key.created_at).map(|(key, _)| &key.id))
+}
+
+/// The listed keys that do not carry this rotation's marks.
+fn strangers<'l>(task: &Task<'_>, look: &'l Look) -> impl Iterator<Item = &'l KeyEntry> {
+    look.listing.keys.iter().filter(|key| task.marks.attempt_of(key).is_none())
+}
+
+/// The key that a working current key without an id must be: the only stranger, unless another version names its id. The current
+/// key may be on the account and not on the list, in its grace period: the only one that is listed is then another.
+fn only_candidate<'l>(task: &Task<'_>, look: &'l Look) -> Option<&'l KeyId> {
+    let mut strangers = strangers(task, look);
+    match (strangers.next(), strangers.next()) {
+        (Some(only), None) if task.alive && !task.is_held_elsewhere(&only.id) => Some(&only.id),
+        _ => None,
+    }
+}
+
+/// Whether the listed key with the current key's id is its successor: Kosli has kept the id, and the value was lost.
+fn is_successor_with_its_id(task: &Task<'_>, look: &Look, id: &KeyId) -> bool {
+    look.listing.keys.iter().any(|key| key.id == *id && task.marks.attempt_of(key).is_some())
+}
+
+impl<'a> Task<'a> {
+    /// The replacement of `current`; `function_timeout` is how long any execution of this function may last.
+    pub(super) fn new(
+        description: &'a Description,
+        current: Credential,
+        previous: Option<Credential>,
+        alive: bool,
+        role: Role,
+        policy: Policy,
+        function_timeout: Duration,
+    ) -> Self {
+        let marks = Marks::of(&description.arn, &current, previous.as_ref());
+        let take_over_after = function_timeout + TAKE_OVER_MARGIN;
+        Self { description, current, previous, alive, role, policy, marks, take_over_after }
     }
 
-    fn plan_without_id(&self, listing: &Listing) -> Result<Plan, RotationError> {
-        let strangers: Vec<&KeyEntry> =
-            listing.keys.iter().filter(|key| self.marks.attempt_of(key).is_none()).collect();
-        match strangers.as_slice() {
-            [only] if self.alive && !self.is_held_elsewhere(&only.id) => Ok(if self.refused.contains(&only.id) {
-                self.create(listing, Some(Some(only.id.clone())))
-            } else {
-                Plan::Rotate { id: only.id.clone(), grace_period_hours: self.policy.grace_period_hours, head: false }
-            }),
-            [] if !self.alive && self.authority.role == Role::Admin => Ok(self.create(listing, None)),
-            _ if !self.alive && self.authority.role != Role::Admin => Err(dead_without_admin(&self.current)),
-            _ => Err(key_id_unknown(self.invocation.session.secret, &self.current, self.alive, &strangers)),
-        }
+    /// When the current key dies, if its grace period ends at this instant: with its own expiry, where that comes first. `None`: it
+    /// is dead already.
+    pub(super) fn dies_at(&self, grace_period_ends: SystemTime, listing: &Listing) -> Option<SystemTime> {
+        let own = self.current.key_id.as_ref().and_then(|id| listing.keys.iter().find(|key| key.id == *id));
+        let expiry = own.and_then(|key| key.expires_at).map(from_epoch_seconds);
+        self.alive.then(|| expiry.map_or(grace_period_ends, |expiry| grace_period_ends.min(expiry)))
     }
 
-    /// Whether a version that holds another key than the current one has this id. The current key may be on the account and
-    /// not on the list, in its grace period: the only key that is listed is then not the one that is looked for.
+    /// Whether a version that holds another key than the current one has this id.
     fn is_held_elsewhere(&self, id: &KeyId) -> bool {
         let labelled = |label: &String| label.strip_prefix(KEY_ID_LABEL) == Some(id.as_str());
         self.description.versions.values().flatten().any(labelled)
             || self.previous.as_ref().is_some_and(|previous| previous.key_id.as_ref() == Some(id))
     }
 
-    fn create(&self, listing: &Listing, beside: Option<Option<KeyId>>) -> Plan {
+    /// A new key: described as the one that it replaces, if that is known.
+    fn create(&self, look: &Look, beside: Option<KeyId>) -> Mint {
         let described = |credential: &Credential| {
             let id = credential.key_id.as_ref()?;
-            let entry = listing.keys.iter().find(|key| key.id == *id)?;
+            let entry = look.listing.keys.iter().find(|key| key.id == *id)?;
             Some(entry.description.clone()).filter(|description| !description.is_empty())
         };
         let previous = self.previous.as_ref().filter(|previous| previous.account == self.current.account);
         let description = described(&self.current)
             .or_else(|| previous.and_then(described))
             .unwrap_or_else(|| format!("AWS Secrets Manager: {}", self.description.name));
-        Plan::Create { description: description.chars().take(LONGEST_DESCRIPTION).collect(), beside }
+        Mint::Create { description: description.chars().take(LONGEST_DESCRIPTION).collect(), beside }
+    }
+}
+
+impl Tried {
+    /// Notes when the current key dies, by one account; the earliest counts.
+    pub(super) fn note_death(&mut self, at: Option<SystemTime>) {
+        self.current_key_dies = self.current_key_dies.into_iter().chain(at).min();
+    }
+}
+
+impl Look {
+    /// The first look.
+    pub(super) fn at(listing: Listing) -> Self {
+        Self { listing, held: None, unlisted: None }
     }
 
-    /// The keys that were minted to replace the current version and that no version holds: lost, or a twin's.
-    pub(super) async fn marked(&mut self, listing: &Listing) -> Result<Vec<(KeyEntry, Attempt)>, RotationError> {
-        let current_entry = self.current.key_id.as_ref().and_then(|id| listing.keys.iter().find(|key| key.id == *id));
-        let marked: Vec<(KeyEntry, Attempt)> = listing
-            .keys
-            .iter()
-            .filter(|key| self.current.key_id.as_ref() != Some(&key.id) && !self.refused.contains(&key.id))
-            .filter(|key| may_succeed(current_entry, key))
-            .filter_map(|key| Some((key.clone(), self.marks.attempt_of(key)?)))
-            .collect();
-        if marked.is_empty() {
-            return Ok(marked);
-        }
-        let held = match self.held.take() {
-            Some(held) => held,
-            None => {
-                let known: Vec<&Credential> = [&self.current].into_iter().chain(self.previous.as_ref()).collect();
-                self.invocation.session.held_key_ids(self.description, &known).await?
-            }
-        };
-        let unheld = marked.into_iter().filter(|(key, _)| !held.contains(&key.id)).collect();
-        self.held = Some(held);
-        Ok(unheld)
+    /// Looks at the account anew. What versions hold belongs to the view of the secret, which is the same.
+    pub(super) fn renew(&mut self, listing: Listing) {
+        self.listing = listing;
+        self.unlisted = None;
     }
 
-    /// Takes a refusal that lasted as Kosli's answer: this key cannot be rotated. Ok: there is another way.
-    pub(super) fn believe_refusal(&mut self, plan: Plan, error: &KosliError) -> Result<(), RotationError> {
-        let call = match &plan {
-            Plan::Rotate { id, .. } => format!("rotating the key {id}"),
-            _ => "creating a key".to_owned(),
-        };
-        match (plan, error.status()) {
-            // A lost key that has died, or that was rotated before after all: the next best.
-            (Plan::Rotate { id, head: true, .. }, Some(400 | 404 | 409)) => {
-                self.refused.push(id);
-                Ok(())
-            }
-            (Plan::Rotate { id, head: false, .. }, Some(404)) => Err(RotationError::before_any_change(
-                ErrorKind::KeyNotOnAccount,
-                format!(
-                    "Kosli accepts the key under AWSCURRENT, and does not find its key id {id} on the service account {}. \
-                     Either the id is mistyped, or the key is in its grace period after a rotation that was abandoned.",
-                    self.current.account
-                ),
-                format!(
-                    "Compare the id with the account's keys (`kosli list api-keys`). If the key is in its grace period, make a \
-                     new one by hand and put it with its id into the secret. {TRY_AGAIN}"
-                ),
-            )),
-            // It exists, and it was rotated before.
-            (Plan::Rotate { id, head: false, .. }, Some(400 | 409)) => {
-                self.refused.push(id);
-                Ok(())
-            }
-            _ => Err(kosli_failed(error, self.authority.role, &call)),
+    fn is_on_account(&self, id: &KeyId) -> Option<bool> {
+        if self.listing.keys.iter().any(|key| key.id == *id) { Some(true) } else { self.unlisted }
+    }
+}
+
+impl Mint {
+    /// The key that this mint rotates.
+    pub(super) fn rotates(&self) -> Option<&KeyId> {
+        match self {
+            Self::RotateCurrent(id) | Self::RotateLost(id) => Some(id),
+            Self::Create { .. } => None,
         }
     }
 }
 
-fn key_id_unknown(secret: &SecretId, current: &Credential, alive: bool, candidates: &[&KeyEntry]) -> RotationError {
-    let listed: Vec<String> = candidates
-        .iter()
-        .take(20)
-        .map(|key| {
-            let used =
-                key.last_used_at.map_or_else(|| "never used".to_owned(), |at| format!("last used {}", rfc3339(at)));
-            let description: String = key.description.chars().take(60).flat_map(char::escape_default).collect();
-            format!("{} (\"{description}\", created {}, {used})", key.id, rfc3339(key.created_at))
-        })
-        .collect();
-    let works = if alive { "works" } else { "does not work" };
-    RotationError::before_any_change(
-        ErrorKind::KeyIdUnknown,
-        format!(
-            "Nothing says which key the secret holds: the value and the tags name no key id, and the service account {} has {} \
-             keys. The secret's key {works}. Candidates: {}.",
-            current.account,
-            candidates.len(),
-            if listed.is_empty() { "none".to_owned() } else { listed.join("; ") }
-        ),
-        format!(
-            "Put the key's id into the value (`key_id`, `KOSLI_API_KEY_ID`); or, before the first rotation, into the tag \
-             kosli:key-id; or attach it to the version: `aws secretsmanager update-secret-version-stage --secret-id {secret} \
-             --version-stage {KEY_ID_LABEL}ID --move-to-version-id {}`. Then rotate again.",
-            current.version
-        ),
-    )
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+    use crate::config::RevokeOldKey;
+    use crate::event::VersionId;
+    use crate::secrets_manager::{CURRENT, PREVIOUS, Version};
+
+    const ARN: &str = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:kosli-AbCdEf";
+
+    /// The time-out of the function, which makes 105 s the age from which on a key is taken over.
+    const TIMEOUT: Duration = Duration::from_secs(90);
+
+    /// Kosli's time when it lists, in seconds since 1970; the current version was made an hour before.
+    const NOW: u64 = 1_800_000_000;
+
+    fn now() -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(NOW)
+    }
+
+    /// Every row of decision 8, lost keys, twins and refusals. A row says how the current key stands, what is listed, what was found
+    /// out or tried before, and what comes next.
+    ///
+    /// The current key `works` or is `dead`; its id is `cur`, unless `no-id`. `self`: self-rotation, else there is an admin key.
+    /// `edited`: the version before holds the same key. `before=x`: it holds another one, with this id. `label=x`: some version has the
+    /// label `kosli-key-id:x`.
+    ///
+    /// A listed key is its id; `!30` minted with our mark 30 s ago, `^30` with the mark of the version before; `+used`; `~other` has
+    /// another description than the others, `~` none.
+    ///
+    /// `held=x,y`: labelled versions hold these. `gone`, `there`: what was found about an id that is not listed. `unclear=x`: the
+    /// attempt that x carries was ours; `lost=x`: Kosli named it and did not show its value; `refused=x`: Kosli refuses to rotate it.
+    #[test]
+    fn what_comes_next() {
+        for (current, list, known, expected) in [
+            // The current key works.
+            ("works", "cur", "", "rotate cur"),
+            ("works", "cur a b", "", "rotate cur"),
+            ("works self", "cur", "", "rotate cur"),
+            ("works", "", "", "rotate cur"),
+            ("works", "a", "", "rotate cur"),
+            ("works", "cur", "refused=cur", "create beside cur: ours"),
+            ("works self", "a", "refused=cur", "create beside cur: AWS Secrets Manager: kosli"),
+            // Its id is not known.
+            ("works no-id", "a", "", "rotate a"),
+            ("works no-id", "a+used", "", "rotate a"),
+            ("works no-id self", "a", "", "rotate a"),
+            ("works no-id", "a", "refused=a", "create beside a: AWS Secrets Manager: kosli"),
+            ("works no-id", "", "", "stop: KeyIdUnknown"),
+            ("works no-id", "a b", "", "stop: KeyIdUnknown a b"),
+            ("works no-id", "a", "refused=b", "rotate a"),
+            ("works no-id before=a", "a", "", "stop: KeyIdUnknown a"),
+            ("works no-id label=a", "a", "", "stop: KeyIdUnknown a"),
+            ("works no-id before=b label=c", "a", "", "rotate a"),
+            // It is dead: the incident, or value and id that do not belong together.
+            ("dead", "cur", "", "stop: KeyIdMismatch cur"),
+            ("dead self", "cur a", "", "stop: KeyIdMismatch cur"),
+            ("dead", "a", "", "ask: cur"),
+            ("dead self", "a", "", "ask: cur"),
+            ("dead", "a", "there", "stop: KeyIdMismatch cur"),
+            ("dead", "a", "gone", "create: AWS Secrets Manager: kosli"),
+            ("dead", "", "gone", "create: AWS Secrets Manager: kosli"),
+            ("dead before=old", "old", "gone", "create: ours"),
+            ("dead before=old", "old~", "gone", "create: AWS Secrets Manager: kosli"),
+            ("dead before=old elsewhere", "old", "gone", "create: AWS Secrets Manager: kosli"),
+            ("dead self", "a", "gone", "stop: CurrentKeyDead"),
+            ("dead no-id", "", "", "create: AWS Secrets Manager: kosli"),
+            ("dead no-id", "a", "", "stop: KeyIdUnknown a"),
+            ("dead no-id self", "", "", "stop: CurrentKeyDead"),
+            ("dead no-id self", "a", "", "stop: CurrentKeyDead"),
+            // Kosli keeps ids, and the value was lost: the entry with the current id is the successor.
+            ("dead", "cur!300", "", "rotate cur"),
+            ("dead", "cur!300+used", "", "stop: KeyIdMismatch cur"),
+            ("dead", "cur!300", "refused=cur", "stop: KeyIdMismatch cur"),
+            ("works", "cur!300", "", "rotate cur"),
+            // Lost keys: who holds them is asked only where there are any.
+            ("works", "cur lost!300", "", "ask: held"),
+            ("works", "lost!300", "", "ask: held"),
+            ("dead", "lost!300", "", "ask: held"),
+            ("works", "cur lost!300", "held=", "rotate lost: lost"),
+            ("works", "cur lost!300", "held=cur", "rotate lost: lost"),
+            ("dead", "lost!300", "held=", "rotate lost: lost"),
+            ("dead self", "cur lost!300", "held=", "rotate lost: lost"),
+            ("works no-id", "a b lost!300", "held=", "rotate lost: lost"),
+            ("works", "cur lost!300", "held=lost", "rotate cur"),
+            ("dead", "lost!300", "held=lost gone", "create: AWS Secrets Manager: kosli"),
+            ("works no-id", "a lost!300", "held=lost", "rotate a"),
+            ("works no-id", "lost!300", "held=lost", "stop: KeyIdUnknown"),
+            ("dead no-id", "lost!300", "held=lost", "create: AWS Secrets Manager: kosli"),
+            // None of ours, whatever they look like.
+            ("works", "cur a+used", "", "rotate cur"),
+            ("works", "cur lost!300+used", "", "rotate cur"),
+            ("works", "cur lost!300~other", "", "rotate cur"),
+            ("works", "cur lost!300~", "", "rotate cur"),
+            ("works", "cur lost!3901", "", "rotate cur"),
+            ("works", "cur lost^300", "", "rotate cur"),
+            ("works before=old", "cur lost^300", "", "rotate cur"),
+            // And these are: no description to compare with, clocks that differ, a field that was edited after the mint.
+            ("works", "lost!300~other", "held=", "rotate lost: lost"),
+            ("works", "cur~ lost!300~other", "held=", "rotate lost: lost"),
+            ("works", "cur lost!3900", "held=", "rotate lost: lost"),
+            ("works edited", "cur lost^300", "held=", "rotate lost: lost"),
+            ("works edited", "cur lost!300", "held=", "rotate lost: lost"),
+            // The head of a chain is the newest; one that Kosli refuses to rotate makes way for the next.
+            ("works", "cur old!900 new!300 mid!600", "held=", "rotate lost: new"),
+            ("works", "cur old!900 new!300", "held= refused=new", "rotate lost: old"),
+            ("works", "cur old!900 new!300", "held=new", "rotate lost: old"),
+            ("works", "cur lost!300", "held= refused=lost", "rotate cur"),
+            ("works", "cur lost!300", "refused=lost", "rotate cur"),
+            ("works", "cur lost!300", "held= refused=lost,cur", "create beside cur: ours"),
+            // One that Kosli has named needs no mark, and comes before those that have one.
+            ("works", "cur", "lost=named", "rotate lost: named"),
+            ("works", "cur named", "lost=named", "rotate lost: named"),
+            ("works", "cur", "lost=first,named", "rotate lost: named"),
+            ("works", "cur lost!300", "held= lost=named", "rotate lost: named"),
+            ("works", "cur lost!300", "held= lost=named refused=named", "rotate lost: lost"),
+            ("works", "cur", "lost=named refused=named", "rotate cur"),
+            ("works", "cur", "lost=cur", "rotate cur"),
+            // Another execution may be about to store its key, until it cannot live any more.
+            ("works", "cur twin!30", "", "ask: held"),
+            ("works", "cur twin!30", "held=", "wait 30: twin"),
+            ("works", "cur twin!0", "held=", "wait 0: twin"),
+            ("works", "cur twin!-5", "held=", "wait 0: twin"),
+            ("works", "cur twin!104", "held=", "wait 104: twin"),
+            ("works", "cur twin!105", "held=", "rotate lost: twin"),
+            ("works", "cur twin!30", "held=twin", "rotate cur"),
+            ("works", "cur lost!300 twin!30", "held=", "wait 30: twin"),
+            ("dead", "twin!30", "held=", "wait 30: twin"),
+            ("works", "cur twin!30", "held= refused=twin", "rotate cur"),
+            // Its own unclear attempt, or the one that it lost, is no twin's.
+            ("works", "cur ours!3", "held= unclear=ours", "rotate lost: ours"),
+            ("works", "cur ours!3", "held= lost=ours", "rotate lost: ours"),
+            ("works", "cur ours!3 twin!30", "held= unclear=ours", "wait 30: twin"),
+            ("works", "cur ours!3 lost!300", "held= unclear=ours", "rotate lost: ours"),
+        ] {
+            let case = Case::of(current, list, known);
+            assert_eq!(shown(&next(&case.task(), &case.look, &case.tried)), expected, "{current} | {list} | {known}");
+        }
+    }
+
+    /// What a refusal that lasted means.
+    #[test]
+    fn what_a_refusal_means() {
+        let id = |id: &str| KeyId::parse(id).expect("valid");
+        let created = Mint::Create { description: String::new(), beside: Some(id("cur")) };
+        for (status, of_current, of_lost) in [
+            (Some(400), Refusal::OfKey(id("cur")), Refusal::OfKey(id("lost"))),
+            (Some(409), Refusal::OfKey(id("cur")), Refusal::OfKey(id("lost"))),
+            (Some(404), Refusal::NotOnAccount(id("cur")), Refusal::OfKey(id("lost"))),
+            (Some(401), Refusal::Final, Refusal::Final),
+            (Some(403), Refusal::Final, Refusal::Final),
+            (Some(422), Refusal::Final, Refusal::Final),
+            (Some(429), Refusal::Final, Refusal::Final),
+            (None, Refusal::Final, Refusal::Final),
+        ] {
+            assert_eq!(refusal(&Mint::RotateCurrent(id("cur")), status), of_current, "{status:?}");
+            assert_eq!(refusal(&Mint::RotateLost(id("lost")), status), of_lost, "{status:?}");
+            assert_eq!(refusal(&created, status), Refusal::Final, "{status:?}");
+        }
+    }
+
+    /// Whether another execution has begun meanwhile what was refused here.
+    #[test]
+    fn what_supersedes_a_refused_mint() {
+        let id = |id: &str| KeyId::parse(id).expect("valid");
+        let create = Mint::Create { description: String::new(), beside: None };
+        for (mint, list, known, expected) in [
+            (Mint::RotateCurrent(id("cur")), "cur", "", Ok(false)),
+            (Mint::RotateCurrent(id("cur")), "cur twin!3", "", Err(HeldUnknown)),
+            (Mint::RotateCurrent(id("cur")), "cur twin!3", "held=", Ok(true)),
+            (Mint::RotateCurrent(id("cur")), "cur twin!3", "held=twin", Ok(false)),
+            (create, "twin!3", "held=", Ok(true)),
+            (Mint::RotateLost(id("lost")), "cur lost!300 twin!3", "", Ok(false)),
+            (Mint::RotateLost(id("lost")), "cur lost!300 twin!3", "held=", Ok(false)),
+        ] {
+            let case = Case::of("works", list, known);
+            assert_eq!(
+                superseded(&mint, &case.task(), &case.look, &case.tried),
+                expected,
+                "{mint:?} | {list} | {known}"
+            );
+        }
+    }
+
+    /// When the current key dies, seen from lost keys: `h` hours from now, the grace period being 24 of them.
+    #[test]
+    fn when_the_current_key_dies() {
+        let hours = |hours: u64| now() + Duration::from_secs(hours * 3_600);
+        let ago = |seconds: u64| hours(24) - Duration::from_secs(seconds);
+        for (current, list, known, expected) in [
+            ("works", "cur", "", None),
+            ("works", "cur lost!300", "", None),
+            ("works", "cur lost!300", "held=lost", None),
+            ("works", "cur lost!300", "held=", Some(ago(300))),
+            ("works", "cur twin!3", "held=", Some(ago(3))),
+            // The first of them has begun the grace period.
+            ("works", "cur new!300 old!900 mid!600", "held=", Some(ago(900))),
+            // Its own expiry may come first.
+            ("works", "cur@2 lost!300", "held=", Some(hours(2))),
+            ("works", "cur@48 lost!300", "held=", Some(ago(300))),
+            ("works no-id", "a@2 lost!300", "held=", Some(ago(300))),
+            ("dead", "lost!300", "held=", None),
+        ] {
+            let case = Case::of(current, list, known);
+            assert_eq!(
+                current_key_dies(&case.task(), &case.look, &case.tried),
+                expected,
+                "{current} | {list} | {known}"
+            );
+        }
+        let mut tried = Tried::default();
+        for (noted, expected) in
+            [(None, None), (Some(5), Some(5)), (Some(7), Some(5)), (None, Some(5)), (Some(3), Some(3))]
+        {
+            tried.note_death(noted.map(hours));
+            assert_eq!(tried.current_key_dies, expected.map(hours));
+        }
+    }
+
+    #[test]
+    fn a_new_look_keeps_what_versions_hold_and_forgets_what_it_found_on_the_account() {
+        let mut case = Case::of("dead", "a", "gone held=b");
+        assert_eq!(case.look.unlisted, Some(false));
+        case.look.renew(Listing { keys: Vec::new(), at: now() });
+        assert_eq!(
+            (case.look.unlisted, case.look.held.as_deref()),
+            (None, Some(&[KeyId::parse("b").expect("valid")][..]))
+        );
+        assert!(case.look.listing.keys.is_empty());
+    }
+
+    #[test]
+    fn a_description_is_cut_to_what_kosli_takes() {
+        let mut case = Case::of("works", "cur", "refused=cur");
+        case.look.listing.keys[0].description = "ü".repeat(LONGEST_DESCRIPTION + 1);
+        let Next::Mint(Mint::Create { description, .. }) = next(&case.task(), &case.look, &case.tried) else {
+            panic!()
+        };
+        assert_eq!(description, "ü".repeat(LONGEST_DESCRIPTION));
+    }
+
+    #[test]
+    fn a_mint_says_which_key_it_rotates() {
+        let id = KeyId::parse("cur").expect("valid");
+        assert_eq!(Mint::RotateCurrent(id.clone()).rotates(), Some(&id));
+        assert_eq!(Mint::RotateLost(id.clone()).rotates(), Some(&id));
+        assert_eq!(Mint::Create { description: String::new(), beside: Some(id) }.rotates(), None);
+    }
+
+    fn shown(next: &Next) -> String {
+        match next {
+            Next::Ask(Fact::HeldKeyIds) => "ask: held".to_owned(),
+            Next::Ask(Fact::IsOnAccount(id)) => format!("ask: {id}"),
+            Next::Mint(Mint::RotateCurrent(id)) => format!("rotate {id}"),
+            Next::Mint(Mint::RotateLost(id)) => format!("rotate lost: {id}"),
+            Next::Mint(Mint::Create { description, beside: None }) => format!("create: {description}"),
+            Next::Mint(Mint::Create { description, beside: Some(id) }) => format!("create beside {id}: {description}"),
+            Next::WaitForTwin { id, age } => format!("wait {}: {id}", age.as_secs()),
+            Next::Stop(Stop::CurrentKeyDead) => "stop: CurrentKeyDead".to_owned(),
+            Next::Stop(Stop::KeyIdMismatch(id)) => format!("stop: KeyIdMismatch {id}"),
+            Next::Stop(Stop::KeyIdUnknown(candidates)) => {
+                candidates.iter().fold("stop: KeyIdUnknown".to_owned(), |text, key| format!("{text} {}", key.id))
+            }
+        }
+    }
+
+    /// A row, read.
+    struct Case {
+        words: Vec<&'static str>,
+        description: Description,
+        look: Look,
+        tried: Tried,
+    }
+
+    impl Case {
+        fn of(current: &'static str, list: &str, known: &str) -> Self {
+            let words: Vec<&str> = current.split(' ').collect();
+            let label =
+                words.iter().find_map(|word| word.strip_prefix("label=")).map(|id| format!("{KEY_ID_LABEL}{id}"));
+            let versions = [("third".to_owned(), label.into_iter().collect())];
+            let description = Description {
+                arn: ARN.to_owned(),
+                name: "kosli".to_owned(),
+                rotation_enabled: true,
+                rotated_before: true,
+                last_changed: None,
+                next_rotation: None,
+                rotation_interval: None,
+                tags: BTreeMap::new(),
+                versions: versions.into_iter().map(|(id, labels)| (VersionId::trusted(id), labels)).collect(),
+            };
+            let listing = Listing { keys: listed(list), at: now() };
+            let mut case = Self { words, description, look: Look::at(listing), tried: Tried::default() };
+            for word in known.split_whitespace() {
+                let (what, ids) = word.split_once('=').unwrap_or((word, ""));
+                let ids = ids.split(',').filter_map(KeyId::parse);
+                match what {
+                    "held" => case.look.held = Some(ids.collect()),
+                    "gone" => case.look.unlisted = Some(false),
+                    "there" => case.look.unlisted = Some(true),
+                    "lost" => case.tried.lost = ids.collect(),
+                    "refused" => case.tried.refused = ids.collect(),
+                    "unclear" => {
+                        let marks = case.task().marks;
+                        let keys = ids.filter_map(|id| case.look.listing.keys.iter().find(|key| key.id == id));
+                        case.tried.unclear = keys.filter_map(|key| marks.attempt_of(key)).collect();
+                        assert_eq!(case.tried.unclear.len(), 1);
+                    }
+                    _ => panic!("{word}"),
+                }
+            }
+            case
+        }
+
+        fn task(&self) -> Task<'_> {
+            let says = |word: &str| self.words.contains(&word);
+            let of = |prefix: &str| self.words.iter().find_map(|word| word.strip_prefix(prefix));
+            let credential = |version: &str, account: &str, key: &str, id: Option<&str>, age: u64, role: &str| {
+                let id = id.map(|id| format!(r#","key_id":"{id}""#)).unwrap_or_default();
+                let value = format!(r#"{{"api_key":"made-up-{key}","org":"acme","service_account":"{account}"{id}}}"#);
+                let version = Version {
+                    arn: ARN.to_owned(),
+                    id: VersionId::trusted(version),
+                    labels: Vec::new(),
+                    created: now() - Duration::from_secs(age),
+                    value: Some(value.into()),
+                };
+                Credential::parse(&version, &self.description, role).expect("a credential")
+            };
+            let previous = match of("before=") {
+                Some(id) => {
+                    let account = if says("elsewhere") { "other" } else { "ci" };
+                    Some(credential("first", account, "old-key", Some(id), 7_200, PREVIOUS))
+                }
+                None => says("edited").then(|| credential("first", "ci", "current-key", Some("cur"), 7_200, PREVIOUS)),
+            };
+            let id = (!says("no-id")).then_some("cur");
+            let current = credential("second", "ci", "current-key", id, 3_600, CURRENT);
+            let role = if says("self") { Role::Current } else { Role::Admin };
+            let policy =
+                Policy { grace_period_hours: 24, revoke_old_key: RevokeOldKey::AfterGracePeriod, key_ttl_days: 365 };
+            assert!(says("works") != says("dead"));
+            Task::new(&self.description, current, previous, says("works"), role, policy, TIMEOUT)
+        }
+    }
+
+    /// The keys of a list. Attempt bits are all different.
+    fn listed(list: &str) -> Vec<KeyEntry> {
+        let mut seen = Vec::new();
+        let read = |word: &str| {
+            let (word, used) = word.strip_suffix("+used").map_or((word, false), |word| (word, true));
+            let (word, description) = word.split_once('~').unwrap_or((word, "ours"));
+            let (word, lives) = word.split_once('@').map_or((word, None), |(word, hours)| (word, Some(hours)));
+            let end = word.find(['!', '^']).unwrap_or(word.len());
+            let (id, marked) = word.split_at(end);
+            let mark = match marked.get(..1) {
+                Some("!") => Some(crate::marker::Mark::of(ARN, &VersionId::trusted("second"))),
+                Some(_) => Some(crate::marker::Mark::of(ARN, &VersionId::trusted("first"))),
+                None => None,
+            };
+            let age: i64 = marked.get(1..).map_or(1_000, |age| age.parse().expect("an age"));
+            let created_at = match u64::try_from(age) {
+                Ok(age) => now() - Duration::from_secs(age),
+                Err(_) => now() + Duration::from_secs(age.unsigned_abs()),
+            };
+            let marked = mark.map(|mark| {
+                let attempt = Attempt::fresh(&seen);
+                seen.push(attempt);
+                mark.expires_at(attempt, created_at, Duration::from_secs(365 * 86_400))
+            });
+            let lives = lives.map(|hours| NOW + hours.parse::<u64>().expect("hours") * 3_600);
+            KeyEntry {
+                id: KeyId::parse(id).expect("valid"),
+                description: description.to_owned(),
+                created_at,
+                expires_at: marked.or(lives),
+                last_used_at: used.then(now),
+            }
+        };
+        list.split_whitespace().map(read).collect()
+    }
 }

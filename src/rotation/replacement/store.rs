@@ -1,9 +1,11 @@
 //! The store of a minted key: whether it is this execution's that counts, and what becomes of the lost and the superfluous.
 
+use std::time::SystemTime;
+
 use tracing::{info, warn};
 
-use super::plan::Plan;
-use super::{Made, Replacement, Stored};
+use super::mint::Minter;
+use super::plan::{Look, Mint, Tried};
 use crate::clock::rfc3339;
 use crate::error::{Change, ErrorKind, RotationError};
 use crate::identity::KeyId;
@@ -13,81 +15,92 @@ use crate::rotation::credential::{Credential, KEY_ID_LABEL};
 use crate::rotation::failures::TRY_AGAIN;
 use crate::rotation::invocation::{Invocation, Outcome, STALE_VIEW_PAUSES};
 use crate::rotation::marks::{CLOCK_TOLERANCE, may_succeed};
-use crate::secrets_manager::{NewValue, SecretsManagerError, Version, Which};
+use crate::secrets_manager::{NewValue, SecretsManagerError, Version};
 
-impl Replacement<'_> {
-    /// Stores a new key, and nothing comes between the mint and this.
+/// What came of a replacement.
+pub(in crate::rotation) enum Stored {
+    /// This execution's key is under `AWSPENDING`.
+    Ours(Made),
+    /// Another execution's value is: this version.
+    ByTwin(Version),
+}
+
+/// The new key, stored.
+pub(in crate::rotation) struct Made {
+    pub(in crate::rotation) id: KeyId,
+    pub(in crate::rotation) how: Outcome,
+    pub(in crate::rotation) replaced: Option<KeyId>,
+    pub(in crate::rotation) current_key_dies: Option<SystemTime>,
+    pub(in crate::rotation) revoked: Vec<KeyId>,
+    pub(in crate::rotation) warnings: Vec<String>,
+}
+
+impl Minter<'_> {
+    /// Stores a new key, and nothing comes between the mint and this. `look` is what the mint was decided on.
     pub(super) async fn store(
-        &mut self,
+        &self,
         minted: Minted,
         expires_at: u64,
-        plan: &Plan,
-        listing: &Listing,
+        mint: &Mint,
+        look: &Look,
+        tried: &mut Tried,
     ) -> Result<Stored, RotationError> {
         let Invocation { session, event } = self.invocation;
-        let rotation_token = event.rotation_token.as_ref();
-        let version_id = self.invocation.version_id();
-        if let (Plan::Rotate { head: false, .. }, Some(at)) = (plan, minted.grace_period_expires_at) {
-            self.current_key_dies = Some(at);
+        if let (Mint::RotateCurrent(_), Some(at)) = (mint, minted.grace_period_expires_at) {
+            tried.current_key_dies = Some(at);
         }
-        let value = self.current.document.with_key(&minted.key, &minted.id);
-        let label = (!self.current.document.has_key_id_field()).then(|| format!("{KEY_ID_LABEL}{}", minted.id));
+        let document = &self.task.current.document;
+        let value = document.with_key(&minted.key, &minted.id);
+        let label = (!document.has_key_id_field()).then(|| format!("{KEY_ID_LABEL}{}", minted.id));
         let new = NewValue { text: &value, key: &minted.key, label: label.as_deref() };
-        let manager = &session.function.secrets_manager;
-        let stored = manager.store(&session.budget, session.secret, version_id, rotation_token, &new).await;
+        let (manager, rotation_token) = (&session.function.secrets_manager, event.rotation_token.as_ref());
+        let stored = manager.store(&session.budget, session.secret, &event.version_id, rotation_token, &new).await;
         if let Err(error) = stored {
             // The answer may have been lost, or another execution may have been faster: only the version itself tells.
-            let mut version = self.invocation.session.read(Which::Id(version_id)).await.ok().flatten();
-            // There is another value, and a read may not see it yet.
-            let mut pauses = STALE_VIEW_PAUSES.iter().filter(|_| error.is("ResourceExistsException"));
-            while version.is_none()
-                && let Some(&pause) = pauses.next()
-                && self.invocation.session.budget.pause(pause).await
-            {
-                version = self.invocation.session.read(Which::Id(version_id)).await.ok().flatten();
-            }
-            let Some(version) = version else { return Err(self.store_failed(minted.id, &error)) };
-            let winner = Credential::parse(&version, self.description, "AWSPENDING").ok();
+            let Some(version) = self.value_after(&error).await else {
+                let failed = self.store_failed(&minted.id, &error);
+                tried.lost.push(minted.id);
+                return Err(failed);
+            };
+            let winner = Credential::parse(&version, self.task.description, "AWSPENDING").ok();
             if winner.as_ref().is_none_or(|winner| !winner.key().same(&minted.key)) {
-                return self.lose_to_twin(version, winner, &minted, plan).await;
+                return self.lose_to_twin(version, winner, &minted, mint).await;
             }
         }
-        let tally = &session.tally;
-        count(&tally.minted);
-        let mut warnings = self.check_marker(&minted, expires_at, listing);
-        let mut revoked = Vec::new();
-        let (how, replaced) = match plan {
-            Plan::Rotate { id, head: true, .. } => {
-                // It has been replaced, so nobody needs it any more; where that fails, the sweep does it.
-                match self.revoke(id, &minted.id).await {
-                    Ok(true) => revoked.push(id.clone()),
-                    Ok(false) => {}
-                    Err(error) => warnings.push(format!("The lost key {id} could not be revoked yet: {error}.")),
-                }
-                count(&tally.recovered);
-                (Outcome::Recovered, self.current.key_id.clone())
+        count(&session.tally.minted);
+        let mut warnings = self.check_marker(&minted, expires_at, &look.listing);
+        let (how, replaced, revoked) = match mint {
+            Mint::RotateCurrent(id) => (Outcome::Rotated, Some(id.clone()), Vec::new()),
+            Mint::RotateLost(id) => {
+                count(&session.tally.recovered);
+                let revoked = self.revoke_replaced(id, &minted.id, &mut warnings).await;
+                (Outcome::Recovered, self.task.current.key_id.clone(), revoked)
             }
-            Plan::Rotate { id, .. } => (Outcome::Rotated, Some(id.clone())),
-            Plan::Create { beside, .. } => {
-                if let Some(id) = beside {
-                    let id = id.as_ref().map_or_else(|| "(unknown id)".to_owned(), ToString::to_string);
-                    warnings.push(format!(
+            Mint::Create { beside, .. } => {
+                warnings.extend(beside.as_ref().map(|id| {
+                    format!(
                         "Kosli refused to rotate the current key {id}, so a new key was created beside it: nobody ends the old \
                          one. Revoke it in Kosli when nobody uses it any more."
-                    ));
-                }
-                (Outcome::Created, self.current.key_id.clone())
+                    )
+                }));
+                (Outcome::Created, self.task.current.key_id.clone(), Vec::new())
             }
-            Plan::LeaveToTwin { .. } => (Outcome::Rotated, None),
         };
-        Ok(Stored::Ours(Made {
-            id: minted.id,
-            how,
-            replaced,
-            current_key_dies: self.current_key_dies,
-            revoked,
-            warnings,
-        }))
+        let current_key_dies = tried.current_key_dies;
+        Ok(Stored::Ours(Made { id: minted.id, how, replaced, current_key_dies, revoked, warnings }))
+    }
+
+    /// The value that the event's version has after a store that failed like this.
+    async fn value_after(&self, error: &SecretsManagerError) -> Option<Version> {
+        // There is another value, and a read may not see it yet.
+        let mut pauses = STALE_VIEW_PAUSES.iter().filter(|_| error.is("ResourceExistsException"));
+        loop {
+            let version = self.pending().await.ok().flatten();
+            match pauses.next() {
+                Some(&pause) if version.is_none() && self.invocation.session.budget.pause(pause).await => {}
+                _ => return version,
+            }
+        }
     }
 
     /// The version has another value than ours. Our key is superfluous, unless minting it has put the winner's in its grace
@@ -97,17 +110,13 @@ impl Replacement<'_> {
         version: Version,
         winner: Option<Credential>,
         minted: &Minted,
-        plan: &Plan,
+        mint: &Mint,
     ) -> Result<Stored, RotationError> {
         let Some(winner_id) = winner.and_then(|winner| winner.key_id) else {
             // Without its id nothing is proven; the sweep after the promotion takes care of ours.
             return Ok(Stored::ByTwin(version));
         };
-        let rotated = match plan {
-            Plan::Rotate { id, .. } => Some(id),
-            _ => None,
-        };
-        if winner_id == minted.id || rotated == Some(&winner_id) {
+        if winner_id == minted.id || mint.rotates() == Some(&winner_id) {
             let at = minted.grace_period_expires_at.map_or_else(|| "soon".to_owned(), rfc3339);
             return Err(RotationError::after(
                 Change::NotStored(minted.id.clone()),
@@ -126,25 +135,35 @@ impl Replacement<'_> {
         Ok(Stored::ByTwin(version))
     }
 
+    /// Revokes a lost key that has been replaced, so that nobody needs it any more; where that fails, the sweep does it.
+    async fn revoke_replaced(&self, id: &KeyId, pending: &KeyId, warnings: &mut Vec<String>) -> Vec<KeyId> {
+        match self.revoke(id, pending).await {
+            Ok(true) => return vec![id.clone()],
+            Ok(false) => {}
+            Err(error) => warnings.push(format!("The lost key {id} could not be revoked yet: {error}.")),
+        }
+        Vec::new()
+    }
+
     /// Revokes a key of this replacement, never one that the current or the pending version holds.
     async fn revoke(&self, id: &KeyId, pending: &KeyId) -> Result<bool, KosliError> {
-        if id == pending || self.current.key_id.as_ref() == Some(id) {
+        let current = &self.task.current;
+        if id == pending || current.key_id.as_ref() == Some(id) {
             return Ok(false);
         }
-        let revoked = self.invocation.session.revoke(&self.current.account, id, &self.authority).await?;
+        let revoked = self.invocation.session.revoke(&current.account, id, &self.authority).await?;
         info!(key_id = %id, "revoked a key that nobody holds");
         Ok(revoked)
     }
 
-    fn store_failed(&mut self, id: KeyId, error: &SecretsManagerError) -> RotationError {
+    fn store_failed(&self, id: &KeyId, error: &SecretsManagerError) -> RotationError {
         let what = format!("The new key {id} could not be stored: {error}.");
         let action = if error.is_unclear() {
             TRY_AGAIN.to_owned()
         } else {
             format!("{} Then rotate again.", self.invocation.session.aws_failed(error).action())
         };
-        self.lost.push(id);
-        RotationError::before_any_change(ErrorKind::StoreFailed, what, action)
+        RotationError::after(Change::KeyLost(id.clone()), ErrorKind::StoreFailed, what, action)
     }
 
     /// Notices when Kosli has changed the expiry that carries the mark, and names the keys that may then be ours unseen.
@@ -152,17 +171,18 @@ impl Replacement<'_> {
         if minted.expires_at.is_none_or(|answered| answered == expires_at) {
             return Vec::new();
         }
-        count(&self.invocation.session.tally.marker_changed);
+        let (current, tally) = (&self.task.current, &self.invocation.session.tally);
+        count(&tally.marker_changed);
         warn!(sent = expires_at, answered = minted.expires_at, "Kosli changed the expiry of the new key");
-        let current_entry = self.current.key_id.as_ref().and_then(|id| listing.keys.iter().find(|key| key.id == *id));
+        let current_entry = current.key_id.as_ref().and_then(|id| listing.keys.iter().find(|key| key.id == *id));
         listing
             .keys
             .iter()
-            .filter(|key| key.id != minted.id && self.current.key_id.as_ref() != Some(&key.id))
-            .filter(|key| key.last_used_at.is_none() && key.created_at + CLOCK_TOLERANCE >= self.current.created)
+            .filter(|key| key.id != minted.id && current.key_id.as_ref() != Some(&key.id))
+            .filter(|key| key.last_used_at.is_none() && key.created_at + CLOCK_TOLERANCE >= current.created)
             .filter(|key| may_succeed(current_entry, key))
             .map(|key| {
-                count(&self.invocation.session.tally.suspected_orphans);
+                count(&tally.suspected_orphans);
                 warn!(key_id = %key.id, "a key that may have been minted here was left alone");
                 format!(
                     "Kosli changed the expiry of the new key, so lost keys cannot be recognized. The key {} was never used and \
