@@ -16,7 +16,7 @@ use emulator::kosli::{Key, Switches};
 use emulator::rotation::Event;
 use emulator::{Call, Service};
 use exhaustive::on_every_core;
-use testbed::faults::{self, Trouble};
+use testbed::faults::{self, Trouble, Which};
 use testbed::{RETRIES, Setting, Testbed, World, say, token};
 
 /// What is expected of a setting.
@@ -91,18 +91,17 @@ async fn broken(world: &World, expected: Expected) -> Option<String> {
     (!broken.is_empty()).then(|| broken.join("; "))
 }
 
-/// A case that can be run again: a setting, and what befalls the calls with these numbers. It is written
-/// `SETTING: CALL TROUBLE, CALL TROUBLE`.
+/// A case that can be run again: a setting, and what befalls which calls. It is written `SETTING | CALL => TROUBLE | …`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Case {
     setting: String,
-    troubles: Vec<(usize, Trouble)>,
+    troubles: Vec<(Which, Trouble)>,
 }
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let troubles: Vec<String> = self.troubles.iter().map(|(call, trouble)| format!("{call} {trouble}")).collect();
-        write!(f, "{}: {}", self.setting, troubles.join(", "))
+        f.write_str(&self.setting)?;
+        self.troubles.iter().try_for_each(|(call, trouble)| write!(f, " | {call} => {trouble}"))
     }
 }
 
@@ -110,13 +109,13 @@ impl FromStr for Case {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (setting, troubles) = text.split_once(": ").ok_or("a setting, a colon and troubles")?;
+        let mut parts = text.split(" | ");
+        let setting = parts.next().unwrap_or_default().to_owned();
         let trouble = |text: &str| {
-            let (call, trouble) = text.split_once(' ').ok_or_else(|| format!("\"{text}\" has no call's number"))?;
-            Ok((call.parse().map_err(|error| format!("{call}: {error}"))?, trouble.parse()?))
+            let (call, trouble) = text.split_once(" => ").ok_or_else(|| format!("\"{text}\" befalls no call"))?;
+            Ok((call.parse()?, trouble.parse()?))
         };
-        let troubles = troubles.split(", ").filter(|text| !text.is_empty()).map(trouble);
-        Ok(Self { setting: setting.to_owned(), troubles: troubles.collect::<Result<_, String>>()? })
+        Ok(Self { setting, troubles: parts.map(trouble).collect::<Result<_, String>>()? })
     }
 }
 
@@ -137,10 +136,10 @@ struct Site<'a> {
 
 impl Site<'_> {
     /// Runs a case; the calls that were made come back.
-    async fn run(&self, troubles: &[(usize, Trouble)]) -> Vec<Call> {
+    async fn run(&self, troubles: &[(Which, Trouble)]) -> Vec<Call> {
         let world = self.testbed.world(self.setting);
-        for (call, Trouble { fault, lasts }) in troubles {
-            world.fault(*call, fault.clone(), *lasts);
+        for (which, trouble) in troubles {
+            world.probe.trouble(which.clone(), trouble.clone());
         }
         self.report.cases.fetch_add(1, Ordering::SeqCst);
         if let Some(what) = broken(&world, self.expected).await {
@@ -188,9 +187,9 @@ fn run_all(settings: &[(Setting, Expected)], test: impl AsyncFn(&Site<'_>) + Syn
 fn every_fault_at_every_call_in_every_setting() {
     run_all(&settings(), async |site| {
         let calls = site.run(&[]).await;
-        for (number, call) in (1..).zip(&calls) {
+        for (which, call) in Which::name(&calls) {
             for trouble in faults::all(call.service) {
-                site.run(&[(number, trouble)]).await;
+                site.run(&[(which.clone(), trouble)]).await;
             }
         }
     });
@@ -217,14 +216,15 @@ fn every_pair_of_faults_in_the_settings_that_differ_most() {
     assert_eq!(settings.len(), named.len());
     run_all(&settings, async |site| {
         let clean = site.run(&[]).await;
-        for (first, call) in (1..).zip(&clean) {
+        for (first, call) in Which::name(&clean) {
             for trouble in classes(call) {
-                let one = (first, trouble);
+                let one = (first.clone(), trouble);
                 let calls = site.run(std::slice::from_ref(&one)).await;
                 // The second fault befalls the calls of the recovery too.
-                for (second, call) in (1..).zip(&calls).skip(first) {
+                let named = Which::name(&calls);
+                for (second, call) in named.iter().skip_while(|(which, _)| *which != first).skip(1) {
                     for trouble in classes(call) {
-                        site.run(&[one.clone(), (second, trouble)]).await;
+                        site.run(&[one.clone(), (second.clone(), trouble)]).await;
                     }
                 }
             }
@@ -234,34 +234,49 @@ fn every_pair_of_faults_in_the_settings_that_differ_most() {
 
 #[test]
 fn a_case_is_read_again_from_what_is_printed() {
+    let calls = ["DescribeSecret SecretId=kosli/ci-xFIbmB #1", "create acme/ci/api-keys #2"];
     for (setting, _) in settings() {
         for trouble in [Service::Kosli, Service::SecretsManager].into_iter().flat_map(faults::all) {
-            let case = Case { setting: setting.name.clone(), troubles: vec![(3, trouble.clone()), (17, trouble)] };
+            let troubles = calls.map(|call| (call.parse().unwrap(), trouble.clone())).to_vec();
+            let case = Case { setting: setting.name.clone(), troubles };
             assert_eq!(case.to_string().parse(), Ok(case));
         }
     }
 }
 
-/// The same case takes the same course, to the last call.
+/// The same case makes the same calls, and the same of them meet what it says.
 #[test]
 fn a_case_replays() {
     let settings = settings();
     let (setting, expected) = &settings[0];
-    let case: Case = format!("{}: 9 drop-after, 14 refuse:409 for 100s", setting.name).parse().unwrap();
+    let report = Report::default();
     Testbed::run(async |testbed| {
-        let report = Report::default();
         let site = Site { testbed, setting, expected: *expected, report: &report };
+        let clean = site.run(&[]).await;
+        let named = Which::name(&clean);
+        let of = |operation: &str| {
+            let call = named.iter().find(|(_, call)| call.operation == operation);
+            call.map(|(which, _)| which.clone()).unwrap()
+        };
+        let trouble = |text: &str| text.parse().unwrap();
+        let troubles = vec![
+            (of("DescribeSecret"), trouble("drop-after")),
+            (of("rotate"), trouble("drop-after")),
+            (of("PutSecretValue"), trouble("error-before:503 for 12s")),
+        ];
+        let printed = Case { setting: setting.name.clone(), troubles: troubles.clone() }.to_string();
+        let replayed: Case = printed.parse().unwrap();
         let mut courses = Vec::new();
-        for _ in 0..2 {
-            let calls = site.run(&case.troubles).await;
-            // The bits that tell attempts apart are drawn from the same numbers as the SDK's pauses.
-            let told = |call: &Call| {
-                let detail = call.detail.split(" expires_at=").next().unwrap_or_default().to_owned();
-                (call.operation.clone(), detail, call.fault.clone(), call.status)
-            };
-            courses.push(calls.iter().map(told).collect::<Vec<_>>());
+        for troubles in [troubles, replayed.troubles] {
+            let calls = site.run(&troubles).await;
+            let mut course: Vec<_> =
+                Which::name(&calls).into_iter().map(|(which, call)| (which, call.fault.clone(), call.status)).collect();
+            // Calls that are made side by side arrive in any order.
+            course.sort_by(|(a, ..), (b, ..)| a.cmp(b));
+            courses.push(course);
         }
-        assert!(courses[0].len() > 20, "{courses:?}");
+        assert!(courses[0].iter().filter(|(_, fault, _)| fault.is_some()).count() >= 3, "{courses:?}");
         assert_eq!(courses[0], courses[1]);
     });
+    assert_eq!(report.failures.lock().unwrap().len(), 0);
 }

@@ -1,10 +1,11 @@
-//! Everything that can befall a call, in one table.
+//! Everything that can befall a call, in one table; and which call it is.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use emulator::{Fault, Service};
+use emulator::{Call, Fault, Service};
 
 /// What befalls a call, and for how long the calls of the same operation after it. Its text is what it is read from:
 /// `drop-after`, `refuse:409 for 100s`.
@@ -103,6 +104,50 @@ impl FromStr for Trouble {
         let seconds = lasts.strip_suffix('s').and_then(|seconds| seconds.parse().ok());
         let seconds = seconds.ok_or_else(|| format!("\"{lasts}\" is no number of seconds, such as 100s"))?;
         Ok(Self { fault, lasts: Duration::from_secs(seconds) })
+    }
+}
+
+/// Which call of a case it is: what it asks for, and how often that was asked for before. Not its number: calls that are made side by
+/// side arrive in any order, and a case that is run again has to meet the same call.
+///
+/// Its text is what it is read from: `GetSecretValue SecretId=kosli/ci-xFIbmB VersionStage=AWSCURRENT #2`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Which {
+    asks: String,
+    nth: usize,
+}
+
+impl Which {
+    /// The calls of a case, each with its name.
+    pub fn name(calls: &[Call]) -> Vec<(Self, &Call)> {
+        let mut seen = BTreeMap::new();
+        calls.iter().map(|call| (Self::next(call, &mut seen), call)).collect()
+    }
+
+    /// The name of a call that comes after those that were seen.
+    pub(crate) fn next(call: &Call, seen: &mut BTreeMap<String, usize>) -> Self {
+        // The bits that tell attempts apart are drawn from the same numbers as the SDK's pauses.
+        let detail = call.detail.split(" expires_at=").next().unwrap_or_default();
+        let asks = format!("{} {detail}", call.operation);
+        let nth = seen.entry(asks.clone()).or_default();
+        *nth += 1;
+        Self { asks, nth: *nth }
+    }
+}
+
+impl fmt::Display for Which {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} #{}", self.asks, self.nth)
+    }
+}
+
+impl FromStr for Which {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (asks, nth) = text.rsplit_once(" #").ok_or_else(|| format!("\"{text}\" says of no call which it is"))?;
+        let nth = nth.parse().map_err(|error| format!("{nth}: {error}"))?;
+        Ok(Self { asks: asks.to_owned(), nth })
     }
 }
 

@@ -9,6 +9,7 @@ use emulator::kosli::Key;
 use emulator::{BoxFuture, Call, Emulator, Fault, Hook};
 use tokio::sync::Notify;
 
+use crate::faults::{Trouble, Which};
 use crate::gate::Gate;
 use crate::testbed::Execution;
 use crate::values::key_in;
@@ -26,6 +27,10 @@ pub struct Probe {
     /// What befalls the call with this number, counted from one after the set-up, and for how long the calls of the same
     /// operation after it.
     faults: Mutex<BTreeMap<usize, (Fault, Duration)>>,
+    /// What befalls which call.
+    troubles: Mutex<Vec<(Which, Trouble)>>,
+    /// How often what was asked for.
+    seen: Mutex<BTreeMap<String, usize>>,
     /// What befalls the first call of an operation.
     pub(crate) first_of: Mutex<Vec<(String, Fault)>>,
     /// Faults that go on: the operation, what befalls it, and until when.
@@ -65,7 +70,10 @@ impl Hook for Probe {
             let number = self.count.fetch_add(1, Ordering::SeqCst) + 1;
             self.leash(call);
             let now = self.emulator.clock().now();
-            if let Some((fault, lasts)) = self.faults.lock().unwrap().remove(&number) {
+            let which = Which::next(call, &mut self.seen.lock().unwrap());
+            let named = self.troubles.lock().unwrap().iter().find(|(call, _)| *call == which).cloned();
+            let named = named.map(|(_, Trouble { fault, lasts })| (fault, lasts));
+            if let Some((fault, lasts)) = named.or_else(|| self.faults.lock().unwrap().remove(&number)) {
                 self.lasting.lock().unwrap().push((call.operation.clone(), fault.clone(), now + lasts));
                 return Some(fault);
             }
@@ -100,6 +108,8 @@ impl Probe {
             strangers: Mutex::new(strangers.to_vec()),
             arns: Mutex::new(vec![arn.to_owned()]),
             faults: Mutex::default(),
+            troubles: Mutex::default(),
+            seen: Mutex::default(),
             first_of: Mutex::default(),
             lasting: Mutex::default(),
             count: AtomicUsize::new(0),
@@ -169,9 +179,15 @@ impl Probe {
         self.faults.lock().unwrap().insert(call, (fault, lasts));
     }
 
+    /// Lets this befall that call.
+    pub fn trouble(&self, which: Which, trouble: Trouble) {
+        self.troubles.lock().unwrap().push((which, trouble));
+    }
+
     /// From now on nothing befalls any call.
     pub fn end_faults(&self) {
         self.faults.lock().unwrap().clear();
+        self.troubles.lock().unwrap().clear();
         self.first_of.lock().unwrap().clear();
         self.lasting.lock().unwrap().clear();
     }
@@ -184,11 +200,6 @@ impl Probe {
     /// A key that is nobody's business here, from now on.
     pub fn add_stranger(&self, id: String) {
         self.strangers.lock().unwrap().push(id);
-    }
-
-    /// The faults that have not befallen a call.
-    pub fn unused_faults(&self) -> usize {
-        self.faults.lock().unwrap().len()
     }
 }
 

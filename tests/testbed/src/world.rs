@@ -144,12 +144,6 @@ impl World {
         }
     }
 
-    /// Lets a fault befall the call with this number, counted from one, and the calls of the same operation for as long
-    /// after it as `lasts` says.
-    pub fn fault(&self, call: usize, fault: Fault, lasts: Duration) {
-        self.probe.fault(call, fault, lasts);
-    }
-
     /// Lets a fault befall the first call of this operation.
     pub fn fault_on(&self, operation: &str, fault: Fault) {
         self.probe.first_of.lock().unwrap().push((operation.to_owned(), fault));
