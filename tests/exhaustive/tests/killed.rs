@@ -81,11 +81,6 @@ impl FromStr for Case {
     }
 }
 
-/// The one case to run, where somebody asks for one as it was printed.
-fn asked_for() -> Option<Case> {
-    std::env::var("CASE").ok().map(|text| text.parse().unwrap())
-}
-
 /// Rotates in a process; what was broken comes back, and the calls that were made.
 async fn run(case: &Case) -> (Vec<String>, Vec<Call>) {
     let testbed = Testbed::with_clock(0, Clock::real()).await;
@@ -94,7 +89,7 @@ async fn run(case: &Case) -> (Vec<String>, Vec<Call>) {
     for (which, fault) in &case.kills {
         world.probe.trouble(which.clone(), Trouble { fault: fault.clone(), lasts: Duration::ZERO });
     }
-    let mut function = Function::new(env!("CARGO_BIN_EXE_kosli-key-rotation"));
+    let mut function = Function::new(env!("CARGO_BIN_EXE_function"));
     if case.admin {
         function.environment.push(("KOSLI_ADMIN_SECRET_ID".to_owned(), ADMIN_SECRET.to_owned()));
     }
@@ -146,7 +141,7 @@ fn run_all(cases: &[Case]) -> Vec<Vec<Call>> {
                     let Some(case) = cases.get(number) else { break };
                     let (broken, made) = runtime.block_on(run(case));
                     if !broken.is_empty() {
-                        let failure = format!("CASE='{case}' cargo test --test killed\n{}", broken.join("\n"));
+                        let failure = format!("{}\n{}", exhaustive::replay("killed", case), broken.join("\n"));
                         failures.lock().unwrap().push(failure);
                     }
                     calls.lock().unwrap()[number] = made;
@@ -164,7 +159,7 @@ const KILLS: [Fault; 2] = [Fault::KillBefore, Fault::KillAfter];
 
 #[test]
 fn killed_before_and_after_the_effect_of_every_call() {
-    if let Some(case) = asked_for() {
+    if let Some(case) = exhaustive::asked_for::<Case>() {
         run_all(&[case]);
         return;
     }
@@ -184,7 +179,7 @@ fn killed_before_and_after_the_effect_of_every_call() {
 
 #[test]
 fn killed_again_at_every_call_of_the_recovery_from_a_kill_at_a_change() {
-    if asked_for().is_some() {
+    if exhaustive::asked_for::<Case>().is_some() {
         // The other test has run it.
         return;
     }

@@ -43,7 +43,7 @@ async fn the_memory_of_a_process_that_rotates_hundreds_of_secrets_is_flat() {
     let mut processes = JoinSet::new();
     for (number, share) in rotations.chunks(SECRETS / PROCESSES).enumerate() {
         let (emulator, share) = (emulator.clone(), share.to_vec());
-        let mut function = Function::new(env!("CARGO_BIN_EXE_kosli-key-rotation"));
+        let mut function = Function::new(env!("CARGO_BIN_EXE_function"));
         function.environment.push(("KOSLI_ADMIN_SECRET_ID".to_owned(), ADMIN_SECRET.to_owned()));
         let process = FunctionProcess::new(&emulator, &number.to_string(), function);
         processes.spawn(async move {
