@@ -96,7 +96,7 @@ const KEY_TTL: Setting = Setting {
 };
 
 /// Kosli's European host.
-const DEFAULT_HOST: &str = "https://app.kosli.com";
+pub(crate) const DEFAULT_HOST: &str = "https://app.kosli.com";
 
 impl Config {
     /// Reads the variables through `lookup`. A variable that is set to nothing counts as unset, as a template's empty

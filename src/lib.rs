@@ -50,6 +50,7 @@
 //! | [`event`], [`config`], [`error`] | the edges: what comes in, what is set, what is said when it fails |
 //! | `config/aws.rs`, `config/network.rs`, `config/unknown.rs` | of the environment: what libraries would read by themselves, and names that nobody knows |
 //! | `http_client/authorities.rs` | the file of further authorities, or what was saved in its place |
+//! | [`by_hand`] | the command lines that a person is told to type: complete, and pure |
 //! | [`secrets_manager`], [`kosli`] | the two services over the wire: domain types in and out, refused or unclear |
 //! | `kosli/answer.rs` | what Kosli's answers mean, and how they are read: pure |
 //! | [`budget`], [`clock`] | the invocation's time: time-outs, retries, pauses, all of it before the deadline |
@@ -132,6 +133,7 @@
 
 pub mod api_key;
 pub mod budget;
+pub mod by_hand;
 pub mod clock;
 pub mod config;
 pub mod document;

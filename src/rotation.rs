@@ -64,18 +64,16 @@ impl Function {
     ) -> Result<Value, RotationError> {
         let budget = Budget::new(Arc::clone(&self.clock), context.deadline);
         let answer = match event {
-            Ok(Event::Rotation(event)) => self.step(&event, budget).await.and_then(|answer| json(&answer)),
+            Ok(Event::Rotation(event)) => self.step(&event, context, budget).await.and_then(|answer| json(&answer)),
             Ok(Event::Check { secret_id: Some(secret) }) => {
-                let report = self.check(&secret, budget).await;
+                let report = self.check(&secret, context, budget).await;
                 self.count_reports(std::slice::from_ref(&report));
                 json(&report)
             }
-            Ok(Event::Check { secret_id: None }) => {
-                self.check_all(context.function_arn, budget).await.and_then(|reports| {
-                    self.count_reports(&reports);
-                    json(&reports)
-                })
-            }
+            Ok(Event::Check { secret_id: None }) => self.check_all(context, budget).await.and_then(|reports| {
+                self.count_reports(&reports);
+                json(&reports)
+            }),
             Err(error) => Err(error),
         };
         // Errors are logged here, once.
@@ -85,8 +83,13 @@ impl Function {
         answer
     }
 
-    async fn step(&self, event: &RotationEvent, budget: Budget) -> Result<StepAnswer, RotationError> {
-        let session = Session { function: self, budget, secret: &event.secret_id, tally: Tally::default() };
+    async fn step(
+        &self,
+        event: &RotationEvent,
+        context: LambdaContext<'_>,
+        budget: Budget,
+    ) -> Result<StepAnswer, RotationError> {
+        let session = self.session(&event.secret_id, context, budget);
         let invocation = Invocation { session, event };
         info!("step begins");
         // Boxed: the four steps side by side in one future are more than the compiler's layout depth.
@@ -109,9 +112,13 @@ impl Function {
 }
 
 impl Function {
+    fn session<'a>(&'a self, secret: &'a SecretId, context: LambdaContext<'a>, budget: Budget) -> Session<'a> {
+        Session { function: self, budget, secret, function_arn: context.function_arn, tally: Tally::default() }
+    }
+
     /// Reports on one secret.
-    async fn check(&self, secret: &SecretId, budget: Budget) -> Report {
-        let session = Session { function: self, budget, secret, tally: Tally::default() };
+    async fn check(&self, secret: &SecretId, context: LambdaContext<'_>, budget: Budget) -> Report {
+        let session = self.session(secret, context, budget);
         let report = Box::pin(check_secret::check_secret(&session)).await;
         for check in &report.checks {
             if check.ok {
@@ -124,8 +131,8 @@ impl Function {
     }
 
     /// Reports on every secret whose rotation function this is, one after the other, as long as there is time.
-    async fn check_all(&self, function_arn: &str, budget: Budget) -> Result<Vec<Report>, RotationError> {
-        let secrets = self.secrets_manager.rotated_by(&budget, function_arn).await.map_err(|error| {
+    async fn check_all(&self, context: LambdaContext<'_>, budget: Budget) -> Result<Vec<Report>, RotationError> {
+        let secrets = self.secrets_manager.rotated_by(&budget, context.function_arn).await.map_err(|error| {
             RotationError::before_any_change(
                 ErrorKind::SecretsManagerRefused,
                 format!("The secrets that this function rotates cannot be listed: {error}."),
@@ -137,7 +144,7 @@ impl Function {
             reports.push(if budget.remaining() < SHORTEST_CHECK {
                 check_secret::not_checked(secret.to_string())
             } else {
-                self.check(secret, budget.clone()).await
+                self.check(secret, context, budget.clone()).await
             });
         }
         Ok(reports)

@@ -1,7 +1,8 @@
 //! Where the version that an event names stands: parsed once from the labels, with no third state to forget.
 
+use crate::by_hand;
 use crate::error::{ErrorKind, RotationError};
-use crate::event::VersionId;
+use crate::event::{SecretId, VersionId};
 use crate::secrets_manager::{CURRENT, Description, PENDING, PREVIOUS};
 
 /// Where the event's version stands.
@@ -31,8 +32,7 @@ impl Standing {
             return Err(RotationError::before_any_change(
                 ErrorKind::TokenNotStaged,
                 format!("The secret has no version {version_id} with a staging label."),
-                "The rotation that this event belongs to has ended or was abandoned. Nothing needs to be done; to rotate now, \
-                 call `aws secretsmanager rotate-secret`.",
+                over(description),
             ));
         };
         let carries = |label: &str| labels.iter().any(|held| held == label);
@@ -43,19 +43,29 @@ impl Standing {
             return Err(RotationError::before_any_change(
                 ErrorKind::TokenNotPending,
                 format!("The version {version_id} does not carry AWSPENDING (its labels: {}).", labels.join(", ")),
-                "The rotation that this event belongs to has ended or was abandoned. Nothing needs to be done; to rotate now, \
-                 call `aws secretsmanager rotate-secret`.",
+                over(description),
             ));
         }
         let Some(current) = description.holder(CURRENT) else {
             return Err(RotationError::before_any_change(
                 ErrorKind::NoCurrentValue,
                 "The secret has no value under AWSCURRENT yet.",
-                "Put the first key in (`aws secretsmanager put-secret-value`); Secrets Manager then tries the rotation again.",
+                format!(
+                    "Put the first key in ({}); Secrets Manager then tries the rotation again.",
+                    by_hand::put_value(&SecretId::trusted(&description.arn))
+                ),
             ));
         };
         Ok(Self::Pending { current: current.clone() })
     }
+}
+
+/// What to do about an event whose rotation is over.
+fn over(description: &Description) -> String {
+    format!(
+        "The rotation that this event belongs to has ended or was abandoned. Nothing needs to be done; to rotate now, call {}.",
+        by_hand::rotate(&SecretId::trusted(&description.arn))
+    )
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ const FUNCTION: &[&[&str]] = &[
     &["event", "kosli/answer"],
     &["config"],
     &["http_client"],
-    &["kosli", "marker", "secrets_manager"],
+    &["by_hand", "kosli", "marker", "secrets_manager"],
     &["function", "staging"],
     &["rotation/credential"],
     &["rotation/failures", "rotation/marks"],

@@ -26,9 +26,9 @@ fn command_lines(world: &World, version: &str) -> [String; 2] {
     [
         format!(
             "`aws secretsmanager update-secret-version-stage --secret-id {arn} --version-stage AWSPENDING \
-             --remove-from-version-id {version}`"
+             --remove-from-version-id {version} --region eu-west-1`"
         ),
-        format!("`aws secretsmanager rotate-secret --secret-id {arn}`"),
+        format!("`aws secretsmanager rotate-secret --secret-id {arn} --region eu-west-1`"),
     ]
 }
 

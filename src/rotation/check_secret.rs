@@ -8,12 +8,14 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use super::credential::{self, Credential};
-use super::failures::{Role, estimated_death, kosli_failed};
+use super::failures::{Role, estimated_death};
 use super::marks::Marks;
 use super::session::{Authority, DEATH_PAUSES, Session};
+use crate::by_hand;
 use crate::clock::{from_epoch_seconds, rfc3339};
 use crate::config::Policy;
 use crate::error::{ErrorKind, RotationError};
+use crate::event::SecretId;
 use crate::identity::KeyId;
 use crate::kosli::{Acceptance, KeyEntry, Listing};
 use crate::secrets_manager::{CURRENT, Description, PENDING, PREVIOUS, Version, Which};
@@ -151,7 +153,7 @@ impl Checkup<'_> {
         self.check_rotation();
         self.check_stuck(pending_id.is_some(), pending.as_ref().ok().and_then(Option::as_ref));
         let current = match current.and_then(|version| {
-            let version = version.ok_or_else(no_current_value)?;
+            let version = version.ok_or_else(|| no_current_value(&self.secret()))?;
             let credential = Credential::parse_replaced(&version, &self.description, &version.id, CURRENT)?;
             session.permit(&credential.account)?;
             self.session.function.config.policy.with_tags(&self.description.tags)?;
@@ -209,14 +211,21 @@ impl Checkup<'_> {
         [expiry, self.check_admin_expiry(admin_version.as_ref(), &authority).await]
     }
 
+    /// The secret by its ARN, whatever the report was asked for by: for command lines.
+    fn secret(&self) -> SecretId {
+        SecretId::trusted(&self.description.arn)
+    }
+
     fn check_rotation(&mut self) {
         if self.description.rotation_enabled {
             self.passed(CheckName::Rotation, "Rotation is switched on.".to_owned());
         } else {
             self.not_ok(
                 CheckName::Rotation,
-                "Rotation is not switched on: call `aws secretsmanager rotate-secret --rotation-lambda-arn …`."
-                    .to_owned(),
+                format!(
+                    "Rotation is not switched on: call {}.",
+                    by_hand::switch_on(&self.secret(), self.session.function_arn)
+                ),
             );
         }
     }
@@ -235,10 +244,11 @@ impl Checkup<'_> {
             self.not_ok(
                 CheckName::Stuck,
                 format!(
-                    "A rotation has been pending for {} h{}. Call `aws secretsmanager rotate-secret` to have it tried again; its \
-                     error is in this function's log. The README's runbook says how to unstick it.",
+                    "A rotation has been pending for {} h{}. Call {} to have it tried again; its error is in this function's log. \
+                     The README's runbook says how to unstick it.",
                     age.as_secs() / 3_600,
-                    dies.map(|at| format!(", and the current key may die at {at}")).unwrap_or_default()
+                    dies.map(|at| format!(", and the current key may die at {at}")).unwrap_or_default(),
+                    by_hand::rotate(&self.secret())
                 ),
             );
         }
@@ -260,9 +270,12 @@ impl Checkup<'_> {
             Ok(Acceptance::Accepted) => self.passed(CheckName::CurrentKey, "Kosli accepts the current key.".to_owned()),
             Ok(Acceptance::Dead) => self.not_ok(
                 CheckName::CurrentKey,
-                "Kosli does not accept the current key: it was revoked or has expired. Rotate now (with an admin key), or put a \
-                 working key in."
-                    .to_owned(),
+                format!(
+                    "Kosli does not accept the current key: it was revoked or has expired. With an admin key, rotate now ({}); \
+                     without, put a working key in ({}).",
+                    by_hand::rotate(&self.secret()),
+                    by_hand::put_value(&self.secret())
+                ),
             ),
             Err(error) => self.failed(CheckName::CurrentKey, &error),
         }
@@ -297,8 +310,9 @@ impl Checkup<'_> {
                     CheckName::KeyId,
                     format!(
                         "The key {id} is not on the service account {}: it was revoked, its id is mistyped, or it is in its \
-                         grace period after a rotation that was abandoned.",
-                        current.account
+                         grace period after a rotation that was abandoned. Compare it with the account's keys ({}).",
+                        current.account,
+                        by_hand::list_keys(&current.account, self.session.host())
                     ),
                 );
                 None
@@ -321,7 +335,7 @@ impl Checkup<'_> {
             return Ok(Some(entry.clone()));
         }
         let got = self.session.kosli(&authority.key).get(&credential.account, id).await;
-        got.map_err(|error| kosli_failed(&error, authority.role, &format!("looking up the key {id}")))
+        got.map_err(|error| self.session.kosli_failed(&error, authority.role, &format!("looking up the key {id}")))
     }
 
     /// Whether the key before the current one is dead, in its grace period, or alive too long; and whether it is still used.
@@ -363,9 +377,10 @@ impl Checkup<'_> {
             return self.not_ok(
                 CheckName::OldKey,
                 format!(
-                    "The old key {id} is alive, though a grace period would have ended at {}: nobody ends it ({used}). Revoke it \
-                     in Kosli.",
-                    rfc3339(ends)
+                    "The old key {id} is alive, though a grace period would have ended at {}: nobody ends it ({used}). Revoke it: \
+                     {}.",
+                    rfc3339(ends),
+                    by_hand::revoke_keys([id], &current.account, self.session.host())
                 ),
             );
         }
@@ -422,9 +437,10 @@ impl Checkup<'_> {
         if !left.is_empty() {
             detail += &format!(
                 " {}: left behind by the clean-up of the last rotation. The next one does not touch them: invoke finishSecret once \
-                 more for the version {}, or revoke them in Kosli.",
+                 more for the version {}, or revoke them: {}.",
                 ids(&left),
-                current.version
+                current.version,
+                by_hand::revoke_keys(left.iter().map(|key| &key.id), &current.account, self.session.host())
             );
         }
         self.not_ok(CheckName::Orphans, detail);
@@ -498,7 +514,8 @@ impl Checkup<'_> {
         let entry = match self.session.kosli(&authority.key).get(&admin.account, id).await {
             Ok(entry) => entry?,
             Err(error) => {
-                let error = kosli_failed(&error, authority.role, &format!("looking up the admin key {id}"));
+                let error =
+                    self.session.kosli_failed(&error, authority.role, &format!("looking up the admin key {id}"));
                 self.failed(CheckName::AdminExpiry, &error);
                 return None;
             }
@@ -528,10 +545,10 @@ impl Checkup<'_> {
     }
 }
 
-fn no_current_value() -> RotationError {
+fn no_current_value(secret: &SecretId) -> RotationError {
     RotationError::before_any_change(
         ErrorKind::NoCurrentValue,
         "The secret has no value under AWSCURRENT yet.",
-        "Put the first key in (`aws secretsmanager put-secret-value`).",
+        format!("Put the first key in ({}).", by_hand::put_value(secret)),
     )
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::credential::Credential;
-use super::failures::{Role, kosli_failed};
+use super::failures::Role;
 use super::invocation::{Invocation, OldKey, StepAnswer, View};
 use super::marks::{Marks, may_succeed};
 use super::session::Authority;
@@ -146,11 +146,9 @@ async fn sweep(
     let held = invocation.session.held_key_ids(&view.description, &[new, replaced]).await?;
     let orphans = orphans(&listing, &marks, old, &held);
     for id in &orphans {
-        invocation
-            .session
-            .revoke(&new.account, id, authority)
-            .await
-            .map_err(|error| kosli_failed(&error, authority.role, &format!("revoking the lost key {id}")))?;
+        invocation.session.revoke(&new.account, id, authority).await.map_err(|error| {
+            invocation.session.kosli_failed(&error, authority.role, &format!("revoking the lost key {id}"))
+        })?;
         info!(key_id = %id, "swept up a key that was minted for this rotation and that nobody holds");
     }
     Ok(orphans)
@@ -213,11 +211,9 @@ async fn revoke_old_key(
         ));
         return Ok(());
     }
-    invocation
-        .session
-        .revoke(&new.account, old_id, authority)
-        .await
-        .map_err(|error| kosli_failed(&error, authority.role, &format!("revoking the old key {old_id}")))?;
+    invocation.session.revoke(&new.account, old_id, authority).await.map_err(|error| {
+        invocation.session.kosli_failed(&error, authority.role, &format!("revoking the old key {old_id}"))
+    })?;
     info!(key_id = %old_id, "revoked the old key");
     answer.revoked_key_ids.push(old_id.to_string());
     answer.old_key = Some(proof_of_death(invocation, replaced).await);

@@ -3,13 +3,14 @@
 use tracing::info;
 
 use super::credential::{Credential, KEY_ID_LABEL};
-use super::failures::{Role, current_unreadable, dead_without_admin, pending_dead, pending_is_current};
+use super::failures::{Role, current_unreadable, pending_dead, pending_is_current};
 use super::invocation::{Invocation, Needs, Outcome, StepAnswer, View};
 use super::replacement::{Minter, Stored};
 use super::session::{ACCEPTANCE_PAUSES, DEATH_PAUSES};
+use crate::by_hand;
 use crate::clock::rfc3339;
 use crate::error::{ErrorKind, RotationError};
-use crate::event::VersionId;
+use crate::event::{SecretId, VersionId};
 use crate::kosli::Acceptance;
 use crate::secrets_manager::{CURRENT, Description, MOST_LABELS, PENDING, PREVIOUS, Version};
 use crate::staging::Standing;
@@ -28,7 +29,10 @@ pub(super) async fn create_secret(invocation: &Invocation<'_>) -> Result<StepAns
         return Err(RotationError::before_any_change(
             ErrorKind::RotationNotEnabled,
             "Rotation is not switched on for this secret.",
-            "Switch it on with `aws secretsmanager rotate-secret --rotation-lambda-arn …`.",
+            format!(
+                "Switch it on with {}.",
+                by_hand::switch_on(invocation.session.secret, invocation.session.function_arn)
+            ),
         ));
     }
     let with_death = invocation.with_death(&view);
@@ -37,7 +41,9 @@ pub(super) async fn create_secret(invocation: &Invocation<'_>) -> Result<StepAns
 
 async fn create(invocation: &Invocation<'_>, view: View) -> Result<StepAnswer, RotationError> {
     let View { description, pending, current, previous, admin, .. } = view;
-    let Some(current) = current else { return Err(current_unreadable(None, invocation.version_id())) };
+    let Some(current) = current else {
+        return Err(current_unreadable(None, invocation.version_id(), invocation.session.secret));
+    };
     if let Some(pending) = pending {
         // The mint is behind us: neither a tag that was changed since nor the admin secret stands in the way of what it brought.
         let current = Credential::parse(&current, &description, CURRENT)?;
@@ -66,7 +72,7 @@ async fn create(invocation: &Invocation<'_>, view: View) -> Result<StepAnswer, R
     let alive = match (acceptance?, listing.is_err(), authority.role) {
         (Acceptance::Accepted, _, _) => true,
         // In self-rotation a dead key can do nothing, the list included: the incident, in words of its own.
-        (Acceptance::Dead, true, Role::Current) => return Err(dead_without_admin(&current)),
+        (Acceptance::Dead, true, Role::Current) => return Err(invocation.session.dead_without_admin(&current)),
         (Acceptance::Dead, _, _) => false,
     };
     let minter = Minter::new(invocation, &description, current, previous, authority, alive, policy);
@@ -154,7 +160,11 @@ pub fn check_room(current: &Credential, description: &Description) -> Result<Vec
         return Err(RotationError::before_any_change(
             ErrorKind::NoRoom,
             format!("The secret has {labels} staging labels, and Secrets Manager allows {MOST_LABELS}."),
-            "Remove labels of your own from its versions (`aws secretsmanager update-secret-version-stage`). Nothing was minted.",
+            format!(
+                "Remove labels of your own from its versions ({} shows them, update-secret-version-stage removes them). Nothing \
+                 was minted.",
+                by_hand::show_labels(&SecretId::trusted(&description.arn))
+            ),
         ));
     }
     Ok(stale)

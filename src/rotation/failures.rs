@@ -2,19 +2,21 @@
 
 use std::time::SystemTime;
 
-use reqwest::StatusCode;
+use reqwest::{StatusCode, Url};
 
 use super::credential::Credential;
+use crate::by_hand;
 use crate::config::Policy;
 use crate::error::{ErrorKind, RotationError};
 use crate::event::{SecretId, VersionId};
 use crate::identity::Account;
 use crate::kosli::KosliError;
-use crate::secrets_manager::{SecretsManagerError, Version};
+use crate::secrets_manager::{PENDING, SecretsManagerError, Version};
 
 /// What to do about something that may pass.
-pub(super) const TRY_AGAIN: &str =
-    "Secrets Manager tries the rotation again within its window; or call `aws secretsmanager rotate-secret`.";
+pub(super) fn try_again(secret: &SecretId) -> String {
+    format!("Secrets Manager tries the rotation again within its window; or call {}.", by_hand::rotate(secret))
+}
 
 /// Which key a call was made with: the first thing to know when Kosli refuses it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -46,7 +48,7 @@ pub(super) fn aws_failed(error: &SecretsManagerError, secret: &SecretId) -> Rota
         SecretsManagerError::Unclear { .. } => RotationError::before_any_change(
             ErrorKind::SecretsManagerUnavailable,
             format!("Secrets Manager failed: {error}."),
-            TRY_AGAIN,
+            try_again(secret),
         ),
         _ if error.is_not_found() => RotationError::before_any_change(
             ErrorKind::SecretNotFound,
@@ -74,7 +76,7 @@ pub(super) fn aws_failed(error: &SecretsManagerError, secret: &SecretId) -> Rota
 }
 
 /// An error of Kosli in words for the operator: which key, which call.
-pub(super) fn kosli_failed(error: &KosliError, role: Role, call: &str) -> RotationError {
+pub(super) fn kosli_failed(error: &KosliError, role: Role, call: &str, secret: &SecretId) -> RotationError {
     let what = format!("Kosli did not do what was asked ({call}, with {}): {error}.", role.name());
     match error {
         KosliError::Refused { status: StatusCode::UNAUTHORIZED, .. } if role == Role::Admin => {
@@ -104,7 +106,9 @@ pub(super) fn kosli_failed(error: &KosliError, role: Role, call: &str) -> Rotati
         }
         KosliError::Refused { status: StatusCode::CONFLICT | StatusCode::TOO_MANY_REQUESTS, .. }
         | KosliError::NotSent(_)
-        | KosliError::Unclear(_) => RotationError::before_any_change(ErrorKind::KosliUnavailable, what, TRY_AGAIN),
+        | KosliError::Unclear(_) => {
+            RotationError::before_any_change(ErrorKind::KosliUnavailable, what, try_again(secret))
+        }
         KosliError::Refused { status: StatusCode::NOT_FOUND, .. } => RotationError::before_any_change(
             ErrorKind::KosliRefused,
             what,
@@ -119,7 +123,12 @@ pub(super) fn kosli_failed(error: &KosliError, role: Role, call: &str) -> Rotati
 }
 
 /// Whether a key is accepted cannot be told.
-pub(super) fn acceptance_unknown(error: &KosliError, account: &Account, whose: &str) -> RotationError {
+pub(super) fn acceptance_unknown(
+    error: &KosliError,
+    account: &Account,
+    whose: &str,
+    secret: &SecretId,
+) -> RotationError {
     let what =
         format!("Whether Kosli accepts {whose} cannot be told: reading the environments of {}, {error}.", account.org);
     match error {
@@ -130,27 +139,27 @@ pub(super) fn acceptance_unknown(error: &KosliError, account: &Account, whose: &
                 "Check that the organization is right and that the service account may read its environments.",
             )
         }
-        _ => RotationError::before_any_change(ErrorKind::KosliUnavailable, what, TRY_AGAIN),
+        _ => RotationError::before_any_change(ErrorKind::KosliUnavailable, what, try_again(secret)),
     }
 }
 
-pub(super) fn current_unreadable(seen: Option<&Version>, holder: &VersionId) -> RotationError {
+pub(super) fn current_unreadable(seen: Option<&Version>, holder: &VersionId, secret: &SecretId) -> RotationError {
     match seen {
         Some(_) => RotationError::before_any_change(
             ErrorKind::CurrentMoved,
             format!("AWSCURRENT was on the version {holder} and then on another one."),
-            TRY_AGAIN,
+            try_again(secret),
         ),
         None => RotationError::before_any_change(
             ErrorKind::NoCurrentValue,
             "The version under AWSCURRENT has no value.",
-            "Put a key in (`aws secretsmanager put-secret-value`), then rotate again.",
+            format!("Put a key in ({}), then rotate again.", by_hand::put_value(secret)),
         ),
     }
 }
 
 /// The incident that this function cannot heal alone, with the steps to do by hand.
-pub(super) fn dead_without_admin(current: &Credential) -> RotationError {
+pub(super) fn dead_without_admin(current: &Credential, secret: &SecretId, host: &Url) -> RotationError {
     RotationError::before_any_change(
         ErrorKind::CurrentKeyDead,
         format!(
@@ -159,20 +168,20 @@ pub(super) fn dead_without_admin(current: &Credential) -> RotationError {
             current.account
         ),
         format!(
-            "Make a key by hand (`kosli create api-key`, or Kosli's web pages) for the service account {}, put it with its id \
-             into the secret (`aws secretsmanager put-secret-value`), then rotate. To have this done by the function, set \
-             KOSLI_ADMIN_SECRET_ID.",
-            current.account
+            "Make a key by hand for the service account {} ({}, or Kosli's web pages), put it with its id into the secret ({}), \
+             then rotate ({}). To have this done by the function, set KOSLI_ADMIN_SECRET_ID.",
+            current.account,
+            by_hand::create_key(&current.account, host),
+            by_hand::put_value(secret),
+            by_hand::rotate(secret)
         ),
     )
 }
 
 /// The two command lines that clear a pending version *with* a value and begin again.
 fn begin_again(secret: &SecretId, version_id: &VersionId) -> String {
-    format!(
-        "Clear it and begin again: `aws secretsmanager update-secret-version-stage --secret-id {secret} --version-stage \
-         AWSPENDING --remove-from-version-id {version_id}`, then `aws secretsmanager rotate-secret --secret-id {secret}`."
-    )
+    let (clear, rotate) = (by_hand::remove_label(secret, PENDING, version_id), by_hand::rotate(secret));
+    format!("Clear it and begin again: {clear}, then {rotate}.")
 }
 
 /// The pending version holds the current key: a left-over of a configuration test.
@@ -196,10 +205,10 @@ pub(super) fn pending_dead(secret: &SecretId, version_id: &VersionId) -> Rotatio
 const TRY_AGAIN_AFTERWARDS: &str = "Trying this rotation again cannot succeed.";
 
 /// The pending version has no value, long after it should have.
-pub(super) fn pending_value_missing() -> RotationError {
+pub(super) fn pending_value_missing(secret: &SecretId) -> RotationError {
     RotationError::before_any_change(
         ErrorKind::PendingValueMissing,
         "The version under AWSPENDING has no value.",
-        format!("Do not remove its label; createSecret fills it. {TRY_AGAIN}"),
+        format!("Do not remove its label; createSecret fills it. {}", try_again(secret)),
     )
 }

@@ -6,7 +6,7 @@ use tracing::info;
 
 use super::clean_up::{Promoted, Replaced, clean_up};
 use super::credential::Credential;
-use super::failures::{TRY_AGAIN, current_unreadable, pending_dead, pending_is_current, pending_value_missing};
+use super::failures::{current_unreadable, pending_dead, pending_is_current, pending_value_missing, try_again};
 use super::invocation::{Invocation, Needs, Outcome, StepAnswer, View};
 use super::session::{ACCEPTANCE_PAUSES, Session};
 use crate::budget::Repeatable;
@@ -23,7 +23,7 @@ const PROMOTION_ATTEMPTS: usize = 4;
 pub(super) async fn finish_secret(invocation: &Invocation<'_>) -> Result<StepAnswer, RotationError> {
     let needs = Needs { current: true, admin: true, pending_value: true, previous: false };
     let view = invocation.observe(needs).await?;
-    let version = view.pending.as_ref().ok_or_else(pending_value_missing)?;
+    let version = view.pending.as_ref().ok_or_else(|| pending_value_missing(invocation.session.secret))?;
     let (policy, unreadable) = invocation.session.function.config.policy.with_readable_tags(&view.description.tags);
     let mut answer = match &view.standing {
         Standing::Current { previous } => {
@@ -53,7 +53,10 @@ pub(super) async fn finish_secret(invocation: &Invocation<'_>) -> Result<StepAns
 /// Proves the pending version right before `AWSCURRENT` moves to it: another key than the current one, of the same account, and
 /// Kosli accepts it. The current version, parsed, comes back.
 async fn prove(invocation: &Invocation<'_>, view: &View, pending: &Credential) -> Result<Credential, RotationError> {
-    let current = view.current.as_ref().ok_or_else(|| current_unreadable(None, invocation.version_id()))?;
+    let current = view
+        .current
+        .as_ref()
+        .ok_or_else(|| current_unreadable(None, invocation.version_id(), invocation.session.secret))?;
     // The tag with the key id was checked before the mint; what became of it since must not block the promotion.
     let current = Credential::parse_replaced(current, &view.description, invocation.version_id(), CURRENT)
         .or_else(|_| Credential::parse(current, &view.description, CURRENT))?;
@@ -90,7 +93,10 @@ async fn promote(invocation: &Invocation<'_>, current: &VersionId) -> Result<(),
                 return Err(RotationError::before_any_change(
                     ErrorKind::CurrentMoved,
                     format!("AWSCURRENT moved from the version {current} to {holder} while this step ran."),
-                    format!("Somebody changed the secret. This rotation's key is not promoted over it. {TRY_AGAIN}"),
+                    format!(
+                        "Somebody changed the secret. This rotation's key is not promoted over it. {}",
+                        try_again(secret)
+                    ),
                 ));
             }
             _ => {}

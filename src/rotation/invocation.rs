@@ -173,7 +173,7 @@ impl Invocation<'_> {
                 && needs.current
                 && current.as_ref().is_none_or(|version| version.id != *holder)
             {
-                return Err(current_unreadable(current.as_ref(), holder));
+                return Err(current_unreadable(current.as_ref(), holder, session.secret));
             }
             return Ok(View { description, standing, pending, current, previous, admin });
         }

@@ -32,12 +32,11 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::credential::Credential;
-use super::failures::kosli_failed;
 use super::invocation::Invocation;
 use super::session::Authority;
 use crate::config::Policy;
 use crate::error::{Change, RotationError};
-use crate::event::VersionId;
+use crate::event::{SecretId, VersionId};
 use crate::kosli::{KosliError, Listing, MintAnswer};
 use crate::secrets_manager::{Description, Version};
 pub(super) use mint::Minter;
@@ -122,7 +121,8 @@ impl<'a> Minter<'a> {
                     continue;
                 }
                 Next::Stop(stop) => {
-                    return Err(stop.error(self.invocation.session.secret, &self.task.current, self.task.alive));
+                    let session = &self.invocation.session;
+                    return Err(stop.error(&self.task.current, self.task.alive, session.secret, session.host()));
                 }
                 Next::Mint(mint) => mint,
             };
@@ -142,14 +142,14 @@ impl<'a> Minter<'a> {
                 Ok(MintAnswer::Lost(id)) => {
                     warn!(key_id = %id, "Kosli minted a key and did not show its value");
                     tried.lost.push(id);
-                    give_up_after_too_many(tried)?;
+                    give_up_after_too_many(tried, self.invocation.session.secret)?;
                     look.renew(self.list().await?);
                 }
                 Err(error @ KosliError::Unclear(_)) => {
                     warn!(%error, "a key may have been minted whose answer was lost: looking for it");
                     tried.unclear.push(sent.attempt);
                     look.renew(self.look_for(&tried.unclear).await?);
-                    give_up_after_too_many(tried)?;
+                    give_up_after_too_many(tried, self.invocation.session.secret)?;
                     patience = REFUSAL_PAUSES.iter();
                 }
                 Err(error) => {
@@ -173,7 +173,7 @@ impl<'a> Minter<'a> {
         patience: &mut impl Iterator<Item = &'static Duration>,
     ) -> Result<bool, RotationError> {
         let Some(asked) = passing(error) else { return Ok(false) };
-        let failed = || kosli_failed(error, self.authority.role, "minting a key");
+        let failed = || self.invocation.session.kosli_failed(error, self.authority.role, "minting a key");
         if asked > LONGEST_RETRY_AFTER {
             return Err(failed());
         }
@@ -214,21 +214,24 @@ impl<'a> Minter<'a> {
                 tried.refused.push(id);
                 Ok(None)
             }
-            Refusal::NotOnAccount(id) => Err(not_on_account(&id, &self.task.current)),
+            Refusal::NotOnAccount(id) => {
+                let session = &self.invocation.session;
+                Err(not_on_account(&id, &self.task.current, session.secret, session.host()))
+            }
             Refusal::Final => {
                 let call =
                     mint.rotates().map_or_else(|| "creating a key".to_owned(), |id| format!("rotating the key {id}"));
-                Err(kosli_failed(error, self.authority.role, &call))
+                Err(self.invocation.session.kosli_failed(error, self.authority.role, &call))
             }
         }
     }
 }
 
-fn give_up_after_too_many(tried: &Tried) -> Result<(), RotationError> {
+fn give_up_after_too_many(tried: &Tried, secret: &SecretId) -> Result<(), RotationError> {
     if tried.unclear.len() + tried.lost.len() < MOST_LOST_MINTS {
         return Ok(());
     }
-    Err(mint_unclear("too many attempts have ended without a key's value"))
+    Err(mint_unclear("too many attempts have ended without a key's value", secret))
 }
 
 /// How long Kosli asks to be left alone after a refusal that may pass; `None`: it is another kind of failure.

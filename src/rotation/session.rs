@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use reqwest::StatusCode;
+use reqwest::{StatusCode, Url};
 
 use super::credential::{self, Credential, KEY_ID_LABEL};
-use super::failures::{self, Role, acceptance_unknown, kosli_failed};
+use super::failures::{self, Role};
 use crate::api_key::ApiKey;
 use crate::budget::Budget;
 use crate::error::{ErrorKind, RotationError};
@@ -28,6 +28,8 @@ pub(super) struct Session<'a> {
     pub(super) function: &'a Function,
     pub(super) budget: Budget,
     pub(super) secret: &'a SecretId,
+    /// The ARN by which this function was invoked.
+    pub(super) function_arn: &'a str,
     pub(super) tally: Tally,
 }
 
@@ -130,7 +132,7 @@ impl Session<'_> {
         {
             listing = kosli.list(account).await;
         }
-        listing.map_err(|error| kosli_failed(&error, authority.role, &format!("listing the keys of {account}")))
+        listing.map_err(|error| self.kosli_failed(&error, authority.role, &format!("listing the keys of {account}")))
     }
 
     /// Revokes a key of the account, and counts it. False: it was not there any more.
@@ -176,11 +178,26 @@ impl Session<'_> {
         pauses: &[Duration],
     ) -> Result<Acceptance, RotationError> {
         let accepted = self.kosli(key).accepts(&account.org, pauses).await;
-        accepted.map_err(|error| acceptance_unknown(&error, account, whose))
+        accepted.map_err(|error| failures::acceptance_unknown(&error, account, whose, self.secret))
     }
 
     /// An error of Secrets Manager in words for the operator.
     pub(super) fn aws_failed(&self, error: &SecretsManagerError) -> RotationError {
         failures::aws_failed(error, self.secret)
+    }
+
+    /// An error of Kosli in words for the operator: which key, which call.
+    pub(super) fn kosli_failed(&self, error: &KosliError, role: Role, call: &str) -> RotationError {
+        failures::kosli_failed(error, role, call, self.secret)
+    }
+
+    /// The incident that this function cannot heal alone, with the steps to do by hand.
+    pub(super) fn dead_without_admin(&self, current: &Credential) -> RotationError {
+        failures::dead_without_admin(current, self.secret, self.host())
+    }
+
+    /// Where Kosli is.
+    pub(super) fn host(&self) -> &Url {
+        &self.function.config.host
     }
 }

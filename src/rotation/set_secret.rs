@@ -18,7 +18,7 @@ pub(super) async fn set_secret(invocation: &Invocation<'_>) -> Result<StepAnswer
 }
 
 fn cross_check(invocation: &Invocation<'_>, view: &View) -> Result<Credential, RotationError> {
-    let pending = view.pending.as_ref().ok_or_else(pending_value_missing)?;
+    let pending = view.pending.as_ref().ok_or_else(|| pending_value_missing(invocation.session.secret))?;
     let pending = Credential::parse(pending, &view.description, PENDING)?;
     if let Some(current) = &view.current {
         let current = Credential::parse(current, &view.description, CURRENT)?;

@@ -4,7 +4,9 @@ use super::credential::Credential;
 use super::failures::pending_dead;
 use super::invocation::{Invocation, Needs, Outcome, StepAnswer, View};
 use super::session::ACCEPTANCE_PAUSES;
+use crate::by_hand;
 use crate::error::{ErrorKind, RotationError};
+use crate::event::SecretId;
 use crate::kosli::Acceptance;
 use crate::secrets_manager::{CURRENT, PENDING, Which};
 
@@ -23,7 +25,11 @@ async fn authenticate(invocation: &Invocation<'_>, view: &View) -> Result<StepAn
     let (version, role) = match &view.pending {
         Some(version) => (version, PENDING),
         None => {
-            of_current = invocation.session.read(Which::Label(CURRENT)).await?.ok_or_else(no_value)?;
+            of_current = invocation
+                .session
+                .read(Which::Label(CURRENT))
+                .await?
+                .ok_or_else(|| no_value(invocation.session.secret))?;
             (&of_current, CURRENT)
         }
     };
@@ -44,10 +50,10 @@ async fn authenticate(invocation: &Invocation<'_>, view: &View) -> Result<StepAn
     }
 }
 
-fn no_value() -> RotationError {
+fn no_value(secret: &SecretId) -> RotationError {
     RotationError::before_any_change(
         ErrorKind::NoCurrentValue,
         "Neither the version under AWSPENDING nor the one under AWSCURRENT has a value.",
-        "Put the first key in (`aws secretsmanager put-secret-value`).",
+        format!("Put the first key in ({}).", by_hand::put_value(secret)),
     )
 }

@@ -12,7 +12,6 @@ use crate::event::VersionId;
 use crate::identity::KeyId;
 use crate::kosli::{KosliError, LONGEST_MINT, Listing, MintAnswer, SHORTEST_GRACE_HOURS, SHORTEST_MINT};
 use crate::marker::Attempt;
-use crate::rotation::failures::kosli_failed;
 use crate::rotation::invocation::Invocation;
 use crate::rotation::session::Authority;
 use crate::secrets_manager::{STORE_RESERVE, Version, Which};
@@ -61,7 +60,8 @@ impl Minter<'_> {
             }
             Fact::IsOnAccount(id) => {
                 let entry = session.kosli(&self.authority.key).get(&current.account, id).await;
-                let failed = |error| kosli_failed(&error, self.authority.role, &format!("looking up the key {id}"));
+                let failed =
+                    |error| session.kosli_failed(&error, self.authority.role, &format!("looking up the key {id}"));
                 look.unlisted = Some(entry.map_err(failed)?.is_some());
             }
         }
@@ -92,7 +92,7 @@ impl Minter<'_> {
         let budget = &self.invocation.session.budget;
         let remaining = budget.remaining();
         if remaining < SHORTEST_MINT + STORE_RESERVE {
-            return Err(out_of_time(remaining));
+            return Err(out_of_time(remaining, self.invocation.session.secret));
         }
         let limit = LONGEST_MINT.min(remaining - STORE_RESERVE);
         // Attempt bits that no key on the account carries, and none of this execution's that may be there.
@@ -127,7 +127,7 @@ impl Minter<'_> {
         let mut last = None;
         for pause in LOOK_PAUSES {
             if !self.invocation.session.budget.pause(pause).await {
-                return Err(mint_unclear("there is no time left to look for it"));
+                return Err(mint_unclear("there is no time left to look for it", self.invocation.session.secret));
             }
             let listing = self.list().await;
             if let Ok(listing) = &listing
@@ -144,7 +144,7 @@ impl Minter<'_> {
         // Only a list that came after the whole wait says that nothing was minted.
         match last {
             Some(Ok(listing)) => Ok(listing),
-            _ => Err(mint_unclear("the keys of the account cannot be listed")),
+            _ => Err(mint_unclear("the keys of the account cannot be listed", self.invocation.session.secret)),
         }
     }
 
@@ -169,7 +169,7 @@ impl Minter<'_> {
         // One more look: the other execution may have been faster than this one's reads.
         match self.pending().await? {
             Some(version) => Ok(Some(version)),
-            None => Err(twin_execution(id, age, wait)),
+            None => Err(twin_execution(id, age, wait, self.invocation.session.secret)),
         }
     }
 }

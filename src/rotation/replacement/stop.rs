@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
+use reqwest::Url;
+
+use crate::by_hand;
 use crate::clock::rfc3339;
 use crate::error::{Change, ErrorKind, RotationError};
 use crate::event::SecretId;
 use crate::identity::KeyId;
 use crate::kosli::{KeyEntry, SHORTEST_MINT};
 use crate::rotation::credential::{Credential, KEY_ID_LABEL};
-use crate::rotation::failures::{TRY_AGAIN, dead_without_admin};
+use crate::rotation::failures::{dead_without_admin, try_again};
 use crate::secrets_manager::STORE_RESERVE;
 
 /// Why nothing can be minted.
@@ -24,9 +27,9 @@ pub(super) enum Stop {
 
 impl Stop {
     /// The error. `alive`: Kosli accepts the current key.
-    pub(super) fn error(self, secret: &SecretId, current: &Credential, alive: bool) -> RotationError {
+    pub(super) fn error(self, current: &Credential, alive: bool, secret: &SecretId, host: &Url) -> RotationError {
         match self {
-            Self::CurrentKeyDead => dead_without_admin(current),
+            Self::CurrentKeyDead => dead_without_admin(current, secret, host),
             Self::KeyIdMismatch(id) => RotationError::before_any_change(
                 ErrorKind::KeyIdMismatch,
                 format!(
@@ -64,15 +67,14 @@ fn key_id_unknown(secret: &SecretId, current: &Credential, alive: bool, candidat
         ),
         format!(
             "Put the key's id into the value (`key_id`, `KOSLI_API_KEY_ID`); or, before the first rotation, into the tag \
-             kosli:key-id; or attach it to the version: `aws secretsmanager update-secret-version-stage --secret-id {secret} \
-             --version-stage {KEY_ID_LABEL}ID --move-to-version-id {}`. Then rotate again.",
-            current.version
+             kosli:key-id; or attach it to the version: {}. Then rotate again.",
+            by_hand::attach_label(secret, &format!("{KEY_ID_LABEL}KEY_ID"), &current.version)
         ),
     )
 }
 
 /// Kosli accepts the current key and does not know its id.
-pub(super) fn not_on_account(id: &KeyId, current: &Credential) -> RotationError {
+pub(super) fn not_on_account(id: &KeyId, current: &Credential, secret: &SecretId, host: &Url) -> RotationError {
     RotationError::before_any_change(
         ErrorKind::KeyNotOnAccount,
         format!(
@@ -81,14 +83,18 @@ pub(super) fn not_on_account(id: &KeyId, current: &Credential) -> RotationError 
             current.account
         ),
         format!(
-            "Compare the id with the account's keys (`kosli list api-keys`). If the key is in its grace period, make a \
-             new one by hand and put it with its id into the secret. {TRY_AGAIN}"
+            "Compare the id with the account's keys ({}). If the key is in its grace period, make a new one by hand ({}) and \
+             put it with its id into the secret ({}). {}",
+            by_hand::list_keys(&current.account, host),
+            by_hand::create_key(&current.account, host),
+            by_hand::put_value(secret),
+            try_again(secret)
         ),
     )
 }
 
 /// Another execution may be about to store this key, and this one has no time to wait for it.
-pub(super) fn twin_execution(id: &KeyId, age: Duration, wait: Duration) -> RotationError {
+pub(super) fn twin_execution(id: &KeyId, age: Duration, wait: Duration, secret: &SecretId) -> RotationError {
     RotationError::after(
         Change::LeftToTwin,
         ErrorKind::TwinExecution,
@@ -97,12 +103,16 @@ pub(super) fn twin_execution(id: &KeyId, age: Duration, wait: Duration) -> Rotat
              store it.",
             age.as_secs()
         ),
-        format!("This resolves itself: in {} s the key counts as lost and is replaced. {TRY_AGAIN}", wait.as_secs()),
+        format!(
+            "This resolves itself: in {} s the key counts as lost and is replaced. {}",
+            wait.as_secs(),
+            try_again(secret)
+        ),
     )
 }
 
 /// There is no time for a mint and its store.
-pub(super) fn out_of_time(remaining: Duration) -> RotationError {
+pub(super) fn out_of_time(remaining: Duration, secret: &SecretId) -> RotationError {
     RotationError::before_any_change(
         ErrorKind::OutOfTime,
         format!(
@@ -110,15 +120,15 @@ pub(super) fn out_of_time(remaining: Duration) -> RotationError {
             remaining.as_secs(),
             (SHORTEST_MINT + STORE_RESERVE).as_secs()
         ),
-        format!("Set the function's time-out to 90 s. {TRY_AGAIN}"),
+        format!("Set the function's time-out to 90 s. {}", try_again(secret)),
     )
 }
 
 /// What an unclear mint has come to cannot be told.
-pub(super) fn mint_unclear(why: &str) -> RotationError {
+pub(super) fn mint_unclear(why: &str, secret: &SecretId) -> RotationError {
     RotationError::before_any_change(
         ErrorKind::MintUnclear,
         format!("Whether Kosli minted a key is not known: {why}."),
-        TRY_AGAIN,
+        try_again(secret),
     )
 }

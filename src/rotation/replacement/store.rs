@@ -6,13 +6,14 @@ use tracing::{info, warn};
 
 use super::mint::Minter;
 use super::plan::{Look, Mint, Tried};
+use crate::by_hand;
 use crate::clock::rfc3339;
 use crate::error::{Change, ErrorKind, RotationError};
 use crate::identity::KeyId;
 use crate::kosli::{KosliError, Listing, Minted};
 use crate::metrics::count;
 use crate::rotation::credential::{Credential, KEY_ID_LABEL};
-use crate::rotation::failures::TRY_AGAIN;
+use crate::rotation::failures::try_again;
 use crate::rotation::invocation::{Invocation, Outcome, STALE_VIEW_PAUSES};
 use crate::rotation::marks::{CLOCK_TOLERANCE, may_succeed};
 use crate::secrets_manager::{NewValue, SecretsManagerError, Version};
@@ -80,7 +81,8 @@ impl Minter<'_> {
                 warnings.extend(beside.as_ref().map(|id| {
                     format!(
                         "Kosli refused to rotate the current key {id}, so a new key was created beside it: nobody ends the old \
-                         one. Revoke it in Kosli when nobody uses it any more."
+                         one. Revoke it when nobody uses it any more ({}).",
+                        by_hand::revoke_keys([id], &self.task.current.account, session.host())
                     )
                 }));
                 (Outcome::Created, self.task.current.key_id.clone(), Vec::new())
@@ -125,7 +127,10 @@ impl Minter<'_> {
                     "Another execution stored the key {winner_id}, and this one has put that key in its grace period: it \
                      dies {at}."
                 ),
-                "Let this rotation end, then rotate once more at once (`aws secretsmanager rotate-secret`).",
+                format!(
+                    "Let this rotation end, then rotate once more at once ({}).",
+                    by_hand::rotate(self.invocation.session.secret)
+                ),
             ));
         }
         match self.revoke(&minted.id, &winner_id).await {
@@ -157,11 +162,13 @@ impl Minter<'_> {
     }
 
     fn store_failed(&self, id: &KeyId, error: &SecretsManagerError) -> RotationError {
+        let secret = self.invocation.session.secret;
         let what = format!("The new key {id} could not be stored: {error}.");
         let action = if error.is_unclear() {
-            TRY_AGAIN.to_owned()
+            try_again(secret)
         } else {
-            format!("{} Then rotate again.", self.invocation.session.aws_failed(error).action())
+            let allow = self.invocation.session.aws_failed(error);
+            format!("{} Then rotate again ({}).", allow.action(), by_hand::rotate(secret))
         };
         RotationError::after(Change::KeyLost(id.clone()), ErrorKind::StoreFailed, what, action)
     }
@@ -186,8 +193,9 @@ impl Minter<'_> {
                 warn!(key_id = %key.id, "a key that may have been minted here was left alone");
                 format!(
                     "Kosli changed the expiry of the new key, so lost keys cannot be recognized. The key {} was never used and \
-                     may be one: it was not touched. Revoke it in Kosli if nobody holds it.",
-                    key.id
+                     may be one: it was not touched. Revoke it if nobody holds it ({}).",
+                    key.id,
+                    by_hand::revoke_keys([&key.id], &current.account, self.invocation.session.host())
                 )
             })
             .collect()
