@@ -191,7 +191,7 @@ class World:
         self.function = Lambda(emulator, folder / "function.log")
         self.aws = client_of("secretsmanager", emulator.endpoint)
         self.rest_of_aws = lambda service: client_of(service, moto)
-        _, self.admin_key = emulator.add_key("an-admin", role="admin")
+        _, self.admin_key = emulator.add_key("an-admin")
         cargo = {name: os.environ.get(name, os.path.expanduser(default))
                  for name, default in [("CARGO_HOME", "~/.cargo"), ("RUSTUP_HOME", "~/.rustup")]}  # fmt: skip
         self.environment = {
@@ -237,8 +237,7 @@ class World:
 
     def new_value(self):
         """A value for the secret with a new key."""
-        # The account keeps its role: with another one, Kosli would refuse self-rotation.
-        key_id, key = self.emulator.add_key("ci", role="admin")
+        key_id, key = self.emulator.add_key("ci")
         return json.dumps({"api_key": key, "org": "acme", "service_account": "ci", "key_id": key_id})
 
     def holder(self, label, secret="kosli/ci"):

@@ -75,9 +75,9 @@ class Emulator:
         found = re.search(r"listen on (http://\S+) ", self.log.read_text())
         return found and found[1]
 
-    def add_key(self, account, role="member"):
-        """Makes a key for a service account of the organization acme: its id and its value."""
-        account = {"org": "acme", "service_account": account, "role": role}
+    def add_key(self, account):
+        """Makes a key for a service account of the organization acme: its id and its value. It may rotate itself."""
+        account = {"org": "acme", "service_account": account, "role": "admin"}
         status, answer = request("POST", f"{self.endpoint}/_emulator/kosli/keys", account)
         assert status == 200, answer
         key = loads(answer)

@@ -113,7 +113,7 @@ def prepare(world, script):
         )
         script = script.replace("VERSION_ID", pending["VersionId"])
     if ".KOSLI_API_TOKEN" in script:
-        _, key = world.emulator.add_key("ci", role="admin")
+        _, key = world.emulator.add_key("ci")
         world.aws.put_secret_value(SecretId="kosli/ci", SecretString=dumps({"KOSLI_API_TOKEN": key, "KOSLI_ORG": "acme"}))
     if "create-secret --name kosli/ci" in script:
         world.aws.delete_secret(SecretId="kosli/ci", ForceDeleteWithoutRecovery=True)

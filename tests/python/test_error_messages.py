@@ -126,7 +126,7 @@ def test_no_room(world):
 
 
 def test_key_id_unknown(world):
-    world.emulator.add_key("ci", role="admin")
+    world.emulator.add_key("ci")
     document = world.current()
     key_id = document.pop("key_id")
     for note in ["no version names the id", "that is labelled"]:
