@@ -27,12 +27,13 @@ use serde_json::{Value, json};
 use self::account::Account;
 pub use self::account::Role;
 use self::answer::Refusal;
-pub use self::key::{Key, MintedBy};
+pub use self::key::{Key, MintedBy, ShownCreation};
 pub use self::request::Operation;
 use self::request::{KeyRequest, Route, presented_key};
 pub use self::switches::{
-    ErrorBody, ExpiresAt, GetInGrace, InvalidRequest, KeyField, KeyManagers, LastUsedAt, ListInGrace, ListShape, Never,
-    Quota, RateLimit, RightsInGrace, RotateInGrace, RotateStatus, SuccessorId, Switches, Timestamps,
+    CapFrom, CarriedOver, ErrorBody, ExpiredKeys, ExpiresAt, GetInGrace, InvalidRequest, KeyField, KeyManagers,
+    KeyValue, LastUsedAt, ListInGrace, ListShape, Never, OddEntries, Quota, RateLimit, RightsInGrace, RotateInGrace,
+    RotateStatus, SuccessorId, Switches, Timestamps,
 };
 use crate::clock::Clock;
 use crate::quota::LastSecond;
@@ -119,10 +120,34 @@ impl Kosli {
         self.accounts.entry((org.to_owned(), account.to_owned())).or_insert_with(made);
         let id = self.new_id();
         let minted = self.new_key(id, (org, account), description, MintedBy::SetUp);
-        let key = Key { created_at, expires_at, ..minted };
+        let key = Key { created_at, shown_as_created: ShownCreation::At(created_at), expires_at, ..minted };
         let shown = (key.id.clone(), key.value.clone());
         self.keys.push(key);
         shown
+    }
+
+    /// The ids of an account's odd keys, which are a stranger's: an id with other characters and no creation, a creation of 0
+    /// and no end, and points in time with a fraction. They are made when they are first asked for, here or, with
+    /// [`OddEntries::Strangers`], by any call about the account.
+    pub fn odd_keys(&mut self, org: &str, account: &str) -> Vec<String> {
+        let now = self.clock.now();
+        let day = Duration::from_hours(24);
+        let quarter = Duration::from_millis(250);
+        let before = now.checked_sub(400 * day + quarter).unwrap_or(UNIX_EPOCH);
+        [
+            (format!("{account}/b+c=="), ShownCreation::Null, Some(now + 100 * day)),
+            (format!("{account}:0 é"), ShownCreation::Zero, None),
+            (format!("{account}.25"), ShownCreation::At(before), Some(now + 100 * day + quarter)),
+        ]
+        .into_iter()
+        .map(|(id, shown_as_created, expires_at)| {
+            if !self.keys.iter().any(|key| key.org == org && key.account == account && key.id == id) {
+                let minted = self.new_key(id.clone(), (org, account), "from long ago", MintedBy::SetUp);
+                self.keys.push(Key { created_at: before, shown_as_created, expires_at, ..minted });
+            }
+            id
+        })
+        .collect()
     }
 
     /// Revokes a key. False where no live key has that id.
@@ -176,6 +201,9 @@ impl Kosli {
         let of_an_org = [Operation::Verify, Operation::CreateAccount, Operation::ListAccounts];
         if !of_an_org.contains(&route.operation) && self.account(&route).is_none() {
             return Err(Refusal::account_not_found());
+        }
+        if self.switches.odd_entries == OddEntries::Strangers && self.account(&route).is_some() {
+            self.odd_keys(&route.org, &route.account);
         }
         match route.operation {
             Operation::Create => self.create(&route, request.body()),
@@ -261,7 +289,8 @@ impl Kosli {
         self.check_room(route)?;
         let id = self.new_id();
         let minted = self.new_key(id, (&route.org, &route.account), &request.description, MintedBy::Create);
-        let key = Key { expires_at: Some(self.expiry(request.expires_at)), ..minted };
+        let expires_at = self.expiry(request.expires_at, self.clock.now());
+        let key = Key { expires_at: Some(expires_at), ..minted };
         let answer = self.switches.minted(&key);
         self.keys.push(key);
         Ok((StatusCode::CREATED, answer))
@@ -298,11 +327,28 @@ impl Kosli {
         let description = old.description.clone();
         // "Rotation on its own does not extend the credential."
         let own_expiry = old.expires_at;
+        let carried = self.switches.carried_over;
+        let shown_as_created = match carried {
+            CarriedOver::CreatedAt | CarriedOver::CreatedAndLastUsedAt => old.shown_as_created,
+            CarriedOver::Nothing | CarriedOver::LastUsedAt => ShownCreation::At(now),
+        };
+        let carried_used_at = match carried {
+            CarriedOver::LastUsedAt | CarriedOver::CreatedAndLastUsedAt => old.last_used_at().or(old.carried_used_at),
+            CarriedOver::Nothing | CarriedOver::CreatedAt => None,
+        };
+        let created = match (self.switches.cap_from, old.shown_as_created) {
+            (CapFrom::Mint, _) => now,
+            (CapFrom::RotatedKey, ShownCreation::At(time)) => time,
+            (CapFrom::RotatedKey, ShownCreation::Zero | ShownCreation::Null) => old.created_at,
+        };
         let in_grace = self.keys.iter().filter(named).any(|key| key.is_in_grace_at(now));
         if in_grace {
             self.check_rotate_in_grace()?;
         }
         self.check_room(route)?;
+        if created + LONGEST_LIFE <= now {
+            return Err(Refusal::expiry_in_the_past());
+        }
 
         let grace_ends_at = self.begin_grace(route, now, now + request.grace_period);
         let id = match self.switches.successor_id {
@@ -311,8 +357,8 @@ impl Kosli {
         };
         let minted_by = MintedBy::Rotate { of: route.key_id.clone() };
         let minted = self.new_key(id, (&route.org, &route.account), &description, minted_by);
-        let expires_at = self.expiry(request.expires_at.or(own_expiry));
-        let successor = Key { expires_at: Some(expires_at), ..minted };
+        let expires_at = Some(self.expiry(request.expires_at.or(own_expiry), created));
+        let successor = Key { shown_as_created, carried_used_at, expires_at, ..minted };
         let answer = self.switches.rotated(&successor, grace_ends_at);
         self.keys.push(successor);
         let status = match self.switches.rotate_status {
@@ -362,9 +408,9 @@ impl Kosli {
         ends
     }
 
-    /// When a new key expires that is asked to expire at `wanted`.
-    fn expiry(&self, wanted: Option<SystemTime>) -> SystemTime {
-        let cap = self.clock.now() + LONGEST_LIFE;
+    /// When a new key expires that is asked to expire at `wanted`; its longest life is counted from `created`.
+    fn expiry(&self, wanted: Option<SystemTime>, created: SystemTime) -> SystemTime {
+        let cap = created + LONGEST_LIFE;
         let within_cap = wanted.map_or(cap, |wanted| wanted.min(cap));
         match self.switches.expires_at {
             ExpiresAt::AsSent => within_cap,
@@ -380,19 +426,27 @@ impl Kosli {
     /// A key that is minted now, with a value that nobody else has.
     fn new_key(&mut self, id: String, (org, account): (&str, &str), description: &str, minted_by: MintedBy) -> Key {
         let random: String = std::iter::repeat_with(|| self.random.alphanumeric()).take(48).collect();
+        // With the 0 no twelve characters of it can be those of the function's name, which is in the logs that tests search.
+        let secret = format!("emulated-kosli-key-0{random}");
+        let now = self.clock.now();
         Key {
+            value: match self.switches.key_value {
+                KeyValue::Opaque => secret,
+                KeyValue::IdDotSecret => format!("{id}.{secret}"),
+                KeyValue::IdThenSecret => format!("{id}{secret}"),
+            },
             id,
-            // With the 0 no twelve characters of it can be those of the function's name, which is in the logs that tests search.
-            value: format!("emulated-kosli-key-0{random}"),
             org: org.to_owned(),
             account: account.to_owned(),
             description: description.to_owned(),
-            created_at: self.clock.now(),
+            created_at: now,
+            shown_as_created: ShownCreation::At(now),
             expires_at: None,
             rotated_at: None,
             grace_ends_at: None,
             revoked_at: None,
             used_at: Vec::new(),
+            carried_used_at: None,
             minted_by,
         }
     }
@@ -404,11 +458,12 @@ impl Kosli {
         [group(8), group(4), group(4), group(4), group(8)].join("-")
     }
 
-    /// Revokes every live key that matches. False where there is none.
+    /// Revokes every key that matches and is shown. False where there is none.
     fn revoke(&mut self, matches: impl Fn(&Key) -> bool) -> bool {
         let now = self.clock.now();
+        let switches = self.switches.clone();
         let mut any = false;
-        for key in self.keys.iter_mut().filter(|key| key.is_live_at(now) && matches(key)) {
+        for key in self.keys.iter_mut().filter(|key| switches.shows(key, now) && matches(key)) {
             key.revoked_at = Some(now);
             any = true;
         }
@@ -435,10 +490,10 @@ impl Kosli {
         self.clock.now().checked_sub(self.switches.list_lag).unwrap_or(UNIX_EPOCH)
     }
 
-    /// The account's keys that were live at an instant; of those that share an id, the newest.
+    /// The account's keys that were live at an instant, and what else the switches show; of those that share an id, the newest.
     fn visible(&self, route: &Route, seen_at: SystemTime) -> Vec<&Key> {
         let mut visible: Vec<&Key> = Vec::new();
-        for key in self.keys.iter().filter(|key| route.names_account_of(key) && key.is_live_at(seen_at)) {
+        for key in self.keys.iter().filter(|key| route.names_account_of(key) && self.switches.shows(key, seen_at)) {
             visible.retain(|older| older.id != key.id);
             visible.push(key);
         }

@@ -7,9 +7,9 @@ use base64::Engine as _;
 use bytes::Bytes;
 use emulator::clock::Clock;
 use emulator::kosli::{
-    ErrorBody, ExpiresAt, GetInGrace, InvalidRequest, Key, KeyField, KeyManagers, Kosli, LastUsedAt, ListInGrace,
-    ListShape, MintedBy, Never, Operation, Quota, RateLimit, RightsInGrace, Role, RotateInGrace, RotateStatus,
-    SuccessorId, Switches, Timestamps,
+    CapFrom, CarriedOver, ErrorBody, ExpiredKeys, ExpiresAt, GetInGrace, InvalidRequest, Key, KeyField, KeyManagers,
+    KeyValue, Kosli, LastUsedAt, ListInGrace, ListShape, MintedBy, Never, OddEntries, Operation, Quota, RateLimit,
+    RightsInGrace, Role, RotateInGrace, RotateStatus, SuccessorId, Switches, Timestamps,
 };
 use http::{Method, Request, Response};
 use serde_json::{Value, json};
@@ -194,7 +194,6 @@ fn a_key_is_created_listed_and_never_shown_again() {
         "description": "by hand",
         "created_at": START,
         "expires_at": START + 365.0 * 86400.0,
-        "last_used_at": 0,
     });
     assert_eq!(entry, expected);
     assert_eq!(world.get(&id), (200, entry));
@@ -540,7 +539,7 @@ fn looking_is_not_a_use_but_every_request_is() {
     let key = world.key.clone();
     assert!(world.kosli.accepts(&key));
     assert_eq!(world.find(&key).last_used_at(), None);
-    assert_eq!(world.list()[0]["last_used_at"], 0);
+    assert_eq!(world.list()[0].get("last_used_at"), None);
     // Refused for want of a right, but authenticated.
     assert_eq!(world.call(Method::GET, "/api/v2/environments/other", &key, Value::Null).0, 403);
     assert_eq!(world.list()[0]["last_used_at"], START);
@@ -600,6 +599,115 @@ fn switch_successor_id() {
     // This is why a function must not revoke "the old id".
     assert_eq!(world.revoke(&id).0, 200);
     assert_eq!((world.verify(&old), world.verify(&new)), (401, 401));
+}
+
+/// A rotation in place: to Kosli it is the same key, before and after.
+#[test]
+fn switch_carried_over() {
+    let used = Some(START);
+    for (carried_over, created, used_before) in [
+        (CarriedOver::Nothing, START + 3600.0, None),
+        (CarriedOver::CreatedAt, START - 86400.0, None),
+        (CarriedOver::LastUsedAt, START + 3600.0, used),
+        (CarriedOver::CreatedAndLastUsedAt, START - 86400.0, used),
+    ] {
+        let successor_id = SuccessorId::Same;
+        let mut world = World::with(Switches { carried_over, successor_id, ..Switches::default() });
+        let (id, old) = (world.id.clone(), world.key.clone());
+        world.verify(&old);
+        world.clock.advance(HOUR);
+        let (status, answer) = world.rotate(&id, json!({}));
+        assert_eq!((status, answer["created_at"].as_f64()), (201, Some(created)), "{carried_over:?}");
+        let shown = |world: &mut World| {
+            let list = world.list();
+            assert_eq!(list.as_array().map(Vec::len), Some(1));
+            (list[0]["created_at"].as_f64(), list[0].get("last_used_at").and_then(Value::as_f64))
+        };
+        assert_eq!(shown(&mut world), (Some(created), used_before), "{carried_over:?}");
+        // Twice in place, and not used in between.
+        world.rotated(&id, json!({}));
+        let again = if carried_over == CarriedOver::LastUsedAt { START + 3600.0 } else { created };
+        assert_eq!(shown(&mut world), (Some(again), used_before), "{carried_over:?}");
+        let newest = world.kosli.keys().last().expect("a key").value.clone();
+        world.verify(&newest);
+        assert_eq!(shown(&mut world), (Some(again), Some(START + 3600.0)), "{carried_over:?}");
+        // What really happened is known to who looks.
+        assert_eq!(world.find(&newest).created_at, at(START) + HOUR);
+        assert_eq!(world.find(&newest).last_used_at(), Some(at(START) + HOUR));
+    }
+}
+
+#[test]
+fn switch_cap_from() {
+    let (year, wanted) = (365.0 * 86400.0, (START + 365.0 * 86400.0) as u64);
+    for (cap_from, kept) in [(CapFrom::Mint, wanted as f64), (CapFrom::RotatedKey, START - 86400.0 + year)] {
+        let mut world = World::with(Switches { cap_from, ..Switches::default() });
+        let id = world.id.clone();
+        let (status, answer) = world.rotate(&id, json!({"expires_at": wanted}));
+        assert_eq!((status, answer["expires_at"].as_f64()), (201, Some(kept)), "{cap_from:?}");
+        // What is within the cap is kept to the second, and a created key has no other to count from.
+        let new = text(&answer["id"]);
+        assert_eq!(world.rotate(&new, json!({"expires_at": 1_790_000_001})).1["expires_at"], 1_790_000_001.0);
+        assert_eq!(world.create(json!({"description": "x"})).1["expires_at"], START + year);
+        // From before the cap, and older than it.
+        let (old, value) = world.kosli.add_key("acme", "ci", "x", at(START) - 365 * DAY, None);
+        let status = if cap_from == CapFrom::Mint { 201 } else { 400 };
+        assert_eq!(world.rotate(&old, json!({})).0, status, "{cap_from:?}");
+        assert_eq!(world.find(&value).grace_ends_at.is_some(), cap_from == CapFrom::Mint);
+    }
+}
+
+#[test]
+fn switch_key_value() {
+    for (key_value, between) in
+        [(KeyValue::Opaque, None), (KeyValue::IdDotSecret, Some(".")), (KeyValue::IdThenSecret, Some(""))]
+    {
+        let mut world = World::with(Switches { key_value, ..Switches::default() });
+        let id = world.id.clone();
+        for (id, value) in [(id.clone(), world.key.clone()), world.rotated(&id, json!({}))] {
+            let begin = between.map_or("emulated".to_owned(), |between| format!("{id}{between}emulated"));
+            assert!(value.starts_with(&begin), "{key_value:?}");
+            assert_eq!(world.verify(&value), 200);
+            assert_eq!(world.verify(&id), 401);
+        }
+    }
+}
+
+#[test]
+fn switch_odd_entries() {
+    let mut world = World::new();
+    assert_eq!(world.listed().len(), 1);
+    world.kosli.switches.odd_entries = OddEntries::Strangers;
+    let own = world.id.clone();
+    assert_eq!(world.listed(), [&own, "ci/b+c==", "ci:0 é", "ci.25"]);
+    let list = world.list();
+    assert_eq!((&list[1]["created_at"], &list[2]["created_at"]), (&Value::Null, &json!(0)));
+    assert_eq!(list[2].get("expires_at"), None);
+    assert_eq!(list[3]["created_at"].as_f64().map(f64::fract), Some(0.25));
+    assert_eq!(list[3]["expires_at"].as_f64().map(f64::fract), Some(0.75));
+    // They are keys like any other, and there once.
+    assert_eq!(world.kosli.odd_keys("acme", "ci"), ["ci/b+c==", "ci:0 é", "ci.25"]);
+    assert_eq!(world.get("ci%2Fb%2Bc%3D%3D"), (200, list[1].clone()));
+    assert_eq!(world.revoke("ci%2Fb%2Bc%3D%3D").0, 200);
+    assert_eq!(world.listed(), [&own, "ci:0 é", "ci.25"]);
+}
+
+#[test]
+fn switch_expired_keys() {
+    for (expired_keys, status) in [(ExpiredKeys::Gone, 404), (ExpiredKeys::Listed, 200)] {
+        let mut world = World::with(Switches { expired_keys, ..Switches::default() });
+        let (id, key) = (world.id.clone(), world.key.clone());
+        let (rotated, value) = world.kosli.add_key("acme", "ci", "x", at(START), Some(at(START) + 40 * DAY));
+        let (new, _) = world.rotated(&rotated, json!({"grace_period_hours": 1}));
+        world.clock.advance(30 * DAY);
+        assert_eq!(world.get(&id).0, status, "{expired_keys:?}");
+        let listed = if status == 200 { vec![id.clone(), new] } else { vec![new] };
+        assert_eq!(world.listed(), listed, "the end of a grace period is a revocation");
+        assert!(!world.kosli.accepts(&key) && !world.kosli.accepts(&value));
+        assert_eq!(world.rotate(&id, json!({})).0, 404);
+        assert_eq!(world.revoke(&id).0, status);
+        assert_eq!(world.get(&id).0, 404);
+    }
 }
 
 #[test]
@@ -818,17 +926,17 @@ fn switch_list_shape() {
 #[test]
 fn switch_last_used_at() {
     for (last_used_at, shown) in [
-        (LastUsedAt::AtOnce, START + 3600.0),
-        (LastUsedAt::After(HOUR), START),
-        (LastUsedAt::After(2 * HOUR), 0.0),
-        (LastUsedAt::Never, 0.0),
+        (LastUsedAt::AtOnce, Some(START + 3600.0)),
+        (LastUsedAt::After(HOUR), Some(START)),
+        (LastUsedAt::After(2 * HOUR), None),
+        (LastUsedAt::Never, None),
     ] {
         let mut world = World::with(Switches { last_used_at, ..Switches::default() });
         let key = world.key.clone();
         world.verify(&key);
         world.clock.advance(HOUR);
         world.verify(&key);
-        assert_eq!(world.list()[0]["last_used_at"].as_f64(), Some(shown), "{last_used_at:?}");
+        assert_eq!(world.list()[0].get("last_used_at").and_then(Value::as_f64), shown, "{last_used_at:?}");
         assert_eq!(world.find(&key).last_used_at(), Some(at(START) + HOUR));
     }
 }

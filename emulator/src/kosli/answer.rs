@@ -7,8 +7,10 @@ use http::header::{CONTENT_TYPE, DATE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Map, Value, json};
 
-use super::key::Key;
-use super::switches::{ErrorBody, InvalidRequest, KeyField, LastUsedAt, ListInGrace, Never, Switches, Timestamps};
+use super::key::{Key, ShownCreation};
+use super::switches::{
+    ErrorBody, ExpiredKeys, InvalidRequest, KeyField, LastUsedAt, ListInGrace, Never, Switches, Timestamps,
+};
 
 /// A field that is not valid: what is wrong, in words and in one word for programs.
 pub(super) struct Invalid {
@@ -132,7 +134,7 @@ impl Switches {
             fields.insert("api_key".to_owned(), json!(key.value));
         }
         fields.insert("description".to_owned(), json!(key.description));
-        self.insert_time(&mut fields, "created_at", Some(key.created_at));
+        self.insert_creation(&mut fields, key);
         self.insert_time(&mut fields, "expires_at", key.expires_at);
         Value::Object(fields)
     }
@@ -146,6 +148,13 @@ impl Switches {
         answer
     }
 
+    /// Whether an account shows a key at an instant, before a look at its grace period.
+    pub(super) fn shows(&self, key: &Key, time: SystemTime) -> bool {
+        let ended = [key.grace_ends_at, key.revoked_at].into_iter().flatten().any(|end| end <= time);
+        let has_expired = key.expires_at.is_some_and(|end| end <= time);
+        key.created_at <= time && !ended && (!has_expired || self.expired_keys == ExpiredKeys::Listed)
+    }
+
     /// A key as the list and get-one show it: as it was at an instant, without its value.
     pub(super) fn listed(&self, key: &Key, seen_at: SystemTime) -> Value {
         let shows_grace = self.list_in_grace == ListInGrace::EndOfGrace && key.is_in_grace_at(seen_at);
@@ -157,15 +166,23 @@ impl Switches {
             LastUsedAt::Never => None,
         };
         let is_shown = |used: &&SystemTime| shown_until.is_some_and(|until| **used <= until);
-        let last_used_at = key.used_at.iter().rev().find(is_shown).copied();
+        let last_used_at = key.used_at.iter().rev().chain(&key.carried_used_at).find(is_shown).copied();
 
         let mut fields = Map::new();
         fields.insert("id".to_owned(), json!(key.id));
         fields.insert("description".to_owned(), json!(key.description));
-        self.insert_time(&mut fields, "created_at", Some(key.created_at));
+        self.insert_creation(&mut fields, key);
         self.insert_time(&mut fields, "expires_at", expires_at);
         self.insert_time(&mut fields, "last_used_at", last_used_at);
         Value::Object(fields)
+    }
+
+    fn insert_creation(&self, fields: &mut Map<String, Value>, key: &Key) {
+        match key.shown_as_created {
+            ShownCreation::At(time) => self.insert_time(fields, "created_at", Some(time)),
+            ShownCreation::Zero => drop(fields.insert("created_at".to_owned(), json!(0))),
+            ShownCreation::Null => drop(fields.insert("created_at".to_owned(), Value::Null)),
+        }
     }
 
     fn insert_time(&self, fields: &mut Map<String, Value>, name: &str, time: Option<SystemTime>) {

@@ -19,6 +19,8 @@ pub struct Key {
     pub description: String,
     /// When it was minted.
     pub created_at: SystemTime,
+    /// What the list says about that.
+    pub shown_as_created: ShownCreation,
     /// Its own expiry. `None`, never, is only possible in a set-up: Kosli gives every key an end.
     pub expires_at: Option<SystemTime>,
     /// When it was first rotated.
@@ -29,6 +31,9 @@ pub struct Key {
     pub revoked_at: Option<SystemTime>,
     /// Every request that it has authenticated, in order.
     pub used_at: Vec<SystemTime>,
+    /// When the key was last used that it has taken the place of, as far as the list goes on to say so
+    /// ([`CarriedOver`](super::CarriedOver)).
+    pub carried_used_at: Option<SystemTime>,
     /// Where it comes from.
     pub minted_by: MintedBy,
 }
@@ -70,6 +75,17 @@ impl fmt::Debug for Key {
             .field("minted_by", &self.minted_by)
             .finish_non_exhaustive()
     }
+}
+
+/// What stands in the list as `created_at`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShownCreation {
+    /// This instant.
+    At(SystemTime),
+    /// `0`.
+    Zero,
+    /// `null`.
+    Null,
 }
 
 /// What minted a key.

@@ -7,6 +7,16 @@ use std::time::Duration;
 pub struct Switches {
     /// Whether a rotation gives the successor an id of its own.
     pub successor_id: SuccessorId,
+    /// What a successor takes over from the key that was rotated: with [`SuccessorId::Same`], a rotation in place.
+    pub carried_over: CarriedOver,
+    /// From when the 365 days of a successor's longest life are counted.
+    pub cap_from: CapFrom,
+    /// Whether a key's value contains its id.
+    pub key_value: KeyValue,
+    /// Whether every account has keys of a stranger's whose entries in the list look odd.
+    pub odd_entries: OddEntries,
+    /// Whether a key whose own expiry has passed is still shown.
+    pub expired_keys: ExpiredKeys,
     /// What becomes of a rotation of a key whose grace period already runs.
     pub rotate_in_grace: RotateInGrace,
     /// How a key in its grace period is listed.
@@ -60,7 +70,7 @@ impl Switches {
             };
         }
         merged! {
-            successor_id rotate_in_grace list_in_grace get_in_grace rights_in_grace key_managers rate_limit quota key_limit
+            successor_id carried_over cap_from key_value odd_entries expired_keys rotate_in_grace list_in_grace get_in_grace rights_in_grace key_managers rate_limit quota key_limit
             new_key_refused_for revoked_key_accepted_for list_lag list_shape last_used_at expires_at key_field timestamps
             never rotate_status invalid_request error_body
         }
@@ -103,8 +113,8 @@ impl Switches {
             ("key_field=api_key", Self { key_field: KeyField::ApiKey, ..default() }),
             ("key_field=both", Self { key_field: KeyField::Both, ..default() }),
             ("timestamps=integer", Self { timestamps: Timestamps::Integer, ..default() }),
+            ("never=zero", Self { never: Never::Zero, ..default() }),
             ("never=null", Self { never: Never::Null, ..default() }),
-            ("never=absent", Self { never: Never::Absent, ..default() }),
             ("rotate_status=200", Self { rotate_status: RotateStatus::Ok, ..default() }),
             ("invalid_request=400-errors", Self { invalid_request: InvalidRequest::Errors400, ..default() }),
             ("invalid_request=422-errors", Self { invalid_request: InvalidRequest::Errors422, ..default() }),
@@ -122,6 +132,62 @@ pub enum SuccessorId {
     New,
     /// The successor takes the id over: the id names the newest value, and revoking it ends all of them.
     Same,
+}
+
+/// "Rotating a key resets its warnings", says Kosli of the one that it calls *the* key: it may be the same one to it, before and after.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CarriedOver {
+    /// Nothing but the description.
+    #[default]
+    Nothing,
+    /// `created_at`.
+    CreatedAt,
+    /// `last_used_at`, until the successor itself is used.
+    LastUsedAt,
+    /// Both.
+    CreatedAndLastUsedAt,
+}
+
+/// "365 days from creation": Kosli does not say of which key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CapFrom {
+    /// The new one.
+    #[default]
+    Mint,
+    /// The one that is rotated, as its `created_at` is shown. Where that is 365 days ago, the rotation is answered 400.
+    RotatedKey,
+}
+
+/// Many services' values begin with the id, so that the server finds the hash.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeyValue {
+    /// It does not.
+    #[default]
+    Opaque,
+    /// The id, a dot, and the secret part.
+    IdDotSecret,
+    /// The id and the secret part, with nothing between them.
+    IdThenSecret,
+}
+
+/// Entries that no call of today's API makes, but that may be as old as Kosli.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OddEntries {
+    /// There are none.
+    #[default]
+    None,
+    /// Every account has those of [`Kosli::odd_keys`](super::Kosli::odd_keys).
+    Strangers,
+}
+
+/// The list holds "active keys"; Kosli does not say how soon one that has expired is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ExpiredKeys {
+    /// At once.
+    #[default]
+    Gone,
+    /// Never: list and get-one show it, until it is revoked. It is dead all the same.
+    Listed,
 }
 
 /// A rotation of an id that a key in its grace period has: the key itself, or with [`SuccessorId::Same`] an older value.
@@ -268,16 +334,16 @@ pub enum Timestamps {
     Integer,
 }
 
-/// Kosli's clients accept all of these.
+/// The API reference leaves `last_used_at` out of a key that was never used; Kosli's clients accept all of these.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Never {
-    /// `0`.
+    /// The field is left out.
     #[default]
+    Absent,
+    /// `0`.
     Zero,
     /// `null`.
     Null,
-    /// The field is left out.
-    Absent,
 }
 
 /// 201 in the fixtures of Kosli's client.
