@@ -88,7 +88,8 @@ fn a_refusal_because_another_execution_has_rotated_is_no_answer() {
             let world = testbed.world(&Setting { switches, ..Setting::default() });
             let rotation = world.begin_rotation(&second()).unwrap();
             let (key, arn) = (world.first_key.clone(), world.arn.clone());
-            let value = world.kosli_key(&key).value;
+            let admin = world.emulator.with_kosli(|kosli| kosli.keys().find(|key| key.account == "platform").cloned());
+            let value = admin.unwrap().value;
             world.meanwhile("rotate", move |emulator| {
                 let mark = Mark::of(&arn, &version_id(&token("first", 0)));
                 let expires_at = mark.expires_at(Attempt::fresh(&[]), emulator.clock().now(), DAY * 300);
