@@ -32,7 +32,7 @@ const HELP: &str = r#"The emulator's control pages. H is the address that you ha
   curl -X DELETE H/_emulator/kosli/keys/KEY_ID            revoke a key, as a person would after a leak
 
 A fault is OPERATION#NUMBERS=FAULT: the numbers are #1, #2..4 or #3.. and count from now on; without them: every such
-call. Operations are Secrets Manager's (PutSecretValue) and Kosli's: create, list, get, rotate, revoke, verify,
+call. OPERATION@function#NUMBERS=FAULT counts the function's calls alone. Operations are Secrets Manager's (PutSecretValue) and Kosli's: create, list, get, rotate, revoke, verify,
 create-account, list-accounts, get-account, delete-account.
 A refusal, an error, a page and a garbled answer echo the request, as some servers and proxies do, with the key in it.
 Faults are "#;

@@ -57,4 +57,5 @@ impl Hook for FaultPlan {
 
 fn counts(rule: &Rule, call: &Call) -> bool {
     rule.operation.as_ref().is_none_or(|operation| *operation == call.operation)
+        && rule.caller.as_ref().is_none_or(|caller| *caller == call.tag)
 }

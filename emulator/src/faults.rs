@@ -202,7 +202,7 @@ pub const OPERATIONS: [&str; 25] = [
     "unknown",
 ];
 
-/// Which calls meet a fault, and which fault. Written `OPERATION[#NUMBERS]=FAULT`.
+/// Which calls meet a fault, and which fault. Written `OPERATION[@CALLER][#NUMBERS]=FAULT`.
 ///
 /// ```text
 /// rotate#1=drop-after                        the first rotate at Kosli happens, and its answer is lost
@@ -210,13 +210,16 @@ pub const OPERATIONS: [&str; 25] = [
 /// list=error-before:503                      every list
 /// verify#2..=delay:5s                        from the second verify on
 /// #7=kill-after                              the seventh call, whatever it is
+/// PutSecretValue@function#1=late:107s        the first store of the function's, whatever others store meanwhile
 /// ```
 ///
-/// Operations are listed in [`OPERATIONS`]. Calls are counted from the moment at which the rule is added.
+/// Operations are listed in [`OPERATIONS`]; a caller is the tag of the port that the call comes through. Calls are counted from the moment at which the rule is added.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// The operation; `None`: every call counts.
     pub operation: Option<String>,
+    /// Whose calls count: the tag of a port. `None`: everybody's.
+    pub caller: Option<String>,
     /// The first of the matching calls that meets the fault, counted from one.
     pub first: usize,
     /// The last one; `None`: all that follow.
@@ -235,8 +238,11 @@ impl Rule {
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.operation.as_deref().unwrap_or_default())?;
+        if let Some(caller) = &self.caller {
+            write!(f, "@{caller}")?;
+        }
         match (self.first, self.last) {
-            (1, None) if self.operation.is_some() => {}
+            (1, None) if self.operation.is_some() || self.caller.is_some() => {}
             (first, None) => write!(f, "#{first}..")?,
             (first, Some(last)) if first == last => write!(f, "#{first}")?,
             (first, Some(last)) => write!(f, "#{first}..{last}")?,
@@ -257,9 +263,13 @@ impl FromStr for Rule {
             Some((operation, numbers)) => (operation, Some(numbers)),
             None => (calls, None),
         };
+        let (operation, caller) = match operation.split_once('@') {
+            Some((operation, caller)) => (operation, Some(caller)),
+            None => (operation, None),
+        };
         let (first, last) = numbers.map_or(Ok((1, None)), parse_numbers).map_err(in_rule)?;
         let operation = match operation {
-            "" if numbers.is_none() => {
+            "" if numbers.is_none() && caller.is_none() => {
                 return Err(in_rule(ParseError("name an operation, a call's number, or both before the \"=\"".into())));
             }
             "" => None,
@@ -272,7 +282,10 @@ impl FromStr for Rule {
                 ))));
             }
         };
-        Ok(Self { operation, first, last, fault: fault.parse().map_err(in_rule)? })
+        if caller == Some("") {
+            return Err(in_rule(ParseError("name a caller after the \"@\", such as function".into())));
+        }
+        Ok(Self { operation, caller: caller.map(str::to_owned), first, last, fault: fault.parse().map_err(in_rule)? })
     }
 }
 

@@ -232,6 +232,51 @@ async fn late_effects_come_when_they_are_due() {
     assert_eq!((world.last_call().effect, world.last_call().status), (Some(201), None));
 }
 
+/// Two executions, of which one is slow: its mint and its store come long after it has given up, and after what the other has done
+/// meanwhile. Rules tell the two apart.
+#[tokio::test]
+async fn one_callers_effects_may_come_late_and_anothers_at_once() {
+    let mut world = World::new().await;
+    let address = world.emulator.listen("other", 0).await.unwrap();
+    let mut other = world.client.another().at(address);
+    let secret = json!({"Name": "s", "SecretString": "k1", "ClientRequestToken": "0".repeat(32)});
+    assert_eq!(aws(&mut other, "CreateSecret", &secret).await.unwrap().0, 200);
+    let put = |token: &str, value: &str| json!({"SecretId": "s", "SecretString": value, "ClientRequestToken": token.repeat(32), "VersionStages": ["AWSPENDING"]});
+    let value = |world: &World| {
+        world.emulator.with_secrets_manager(|service| {
+            let versions = &service.secret("s").unwrap().versions;
+            versions.labelled("AWSPENDING").and_then(|version| version.text().map(str::to_owned))
+        })
+    };
+    let after = |world: &World, seconds: u64| {
+        let begin = epoch() + Duration::from_secs(seconds);
+        world.emulator.clock().advance(begin.duration_since(world.emulator.clock().now()).unwrap());
+    };
+
+    world.fault("create@test#1=late:45s");
+    world.fault("PutSecretValue@test#1=late:107s");
+    world.create().await.unwrap_err();
+    assert_eq!(aws(&mut world.client, "PutSecretValue", &put("1", "late")).await, Err(Failure::TimedOut));
+    assert_eq!(world.emulator.clock().now(), epoch() + 2 * support::TIME_OUT);
+    assert_eq!(create_with(&mut other).await.unwrap().0, 201);
+    assert_eq!(world.created(), 1);
+    after(&world, 44);
+    assert_eq!(world.created(), 1);
+    after(&world, 45);
+    assert_eq!(world.created(), 2);
+    let stored = 107 + support::TIME_OUT.as_secs();
+    after(&world, stored - 1);
+    assert_eq!(value(&world), None);
+    after(&world, stored);
+    assert_eq!(value(&world).as_deref(), Some("late"));
+    // One that comes after another value has been stored under the same version id changes nothing.
+    world.fault("PutSecretValue@test#1=late:45s");
+    aws(&mut world.client, "PutSecretValue", &put("2", "late")).await.unwrap_err();
+    assert_eq!(aws(&mut other, "PutSecretValue", &put("2", "other")).await.unwrap().0, 200);
+    after(&world, 400);
+    assert_eq!(value(&world).as_deref(), Some("other"));
+}
+
 #[tokio::test]
 async fn late_effects_come_before_the_next_call() {
     let mut world = World::new().await;
@@ -399,6 +444,8 @@ fn rules_are_read_and_written_alike() {
     for text in [
         "rotate#1=drop-after",
         "PutSecretValue#2..4=refuse:400:ThrottlingException",
+        "PutSecretValue@function#1=late:107000ms",
+        "@function=no-answer",
         "list=error-before:503",
         "verify#2..=delay:5000ms",
         "#7=kill-after",
@@ -415,6 +462,7 @@ fn rules_are_read_and_written_alike() {
         ("createSecret=garble", "\"createSecret\" is not an operation; operations are create, list"),
         ("rotate=drop", "\"drop\" is not a fault; faults are refuse"),
         ("rotate=garble:1", "the fault garble takes nothing after it, not \":1\""),
+        ("rotate@#1=no-answer", "name a caller after the \"@\""),
         ("rotate=late", "\"\" is not a length of time; write 1500ms, 90s, 20m, 25h or 30d"),
         ("rotate=refuse:200", "\"200\" is not the status of a failure"),
         ("rotate=refuse:429:retry-after=soon", "retry-after takes whole seconds, not \"soon\""),
