@@ -3,7 +3,8 @@
 from json import dumps, loads
 
 import pytest
-from commands import FUNCTION_ARN, World
+from commands import FUNCTION_ARN, World, scripts
+from conftest import Emulator
 
 
 @pytest.fixture
@@ -85,3 +86,36 @@ def test_a_key_that_it_has_made_is_rotated_and_the_new_one_is_listed_by_it(world
     assert kosli(world, "list environments", token=new["api_key"]) == []
     kosli(world, f"delete api-key {new['key_id']} --assume-yes", account="reporter")
     assert not world.emulator.accepts(new["api_key"])
+
+
+@pytest.mark.parametrize("privilege", ["admin", "member"])
+def test_the_documented_key_that_rotates(tmp_path, privilege):
+    """docs/deploy.md makes the admin secret in two ways, of which the second needs no Admin's key afterwards."""
+    block = next(text for _, text in scripts() if f"kosli create service-account key-rotation --privilege {privilege}" in text)
+    emulator = Emulator(tmp_path / "emulator.log", variables=["KOSLI_ADMIN_SECRET_ID=kosli-admin"])
+    world = World(emulator, "http://127.0.0.1:9", tmp_path)
+    try:
+        # The account of the secret is no Admin's here, and in the second way it is made by the key that rotates.
+        world.aws.delete_secret(SecretId="kosli/ci", ForceDeleteWithoutRecovery=True)
+        kosli(world, "delete service-account ci --assume-yes")
+        world.run(block)
+        if privilege == "admin":
+            kosli(world, "create service-account ci --privilege member")
+            first = kosli(world, "create api-key --description 'the first key'")
+            document = {"api_key": first["key"], "org": "acme", "service_account": "ci", "key_id": first["id"]}
+            world.aws.create_secret(Name="kosli/ci", SecretString=dumps(document))
+        assert kosli(world, "get service-account key-rotation")["privilege"] == privilege
+
+        old = world.current()
+        world.aws.rotate_secret(SecretId="kosli/ci", RotationLambdaARN=FUNCTION_ARN)
+        world.wait_for_a_rotation()
+        assert world.current()["key_id"] != old["key_id"]
+        # The least privilege: accounts that others have made are out of its reach.
+        rotator = world.current("kosli-admin")["api_key"]
+        if privilege == "member":
+            with pytest.raises(AssertionError, match="You don't have permission"):
+                kosli(world, "list api-keys", token=rotator, account="you")
+    finally:
+        world.stop()
+        emulator.process.terminate()
+        emulator.process.wait(10)
