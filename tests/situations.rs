@@ -250,7 +250,7 @@ fn a_value_stored_by_hand_without_a_label_is_never_taken_for_another_key() {
             world.assert_kept();
 
             // What the error asks for: the id on the version itself.
-            assert!(message.contains(&format!("{LABEL}ID --move-to-version-id {}", token("hand", 0))), "{message}");
+            assert!(message.contains(&format!("{LABEL}KEY_ID --move-to-version-id {}", token("hand", 0))), "{message}");
             attach_key_id(&world, &by_hand.id, &token("hand", 0));
             assert_eq!(world.drive(&rotation, ONCE).await, Event::Succeeded, "{}", world.story());
             let minted = world.minted();

@@ -67,7 +67,7 @@ fn key_id_unknown(secret: &SecretId, current: &Credential, alive: bool, candidat
         ),
         format!(
             "Put the key's id into the value (`key_id`, `KOSLI_API_KEY_ID`); or, before the first rotation, into the tag \
-             kosli:key-id; or attach it to the version: {}. Then rotate again.",
+             kosli:key-id; or attach it to the version, in the place of KEY_ID: {}. Then rotate again.",
             by_hand::attach_label(secret, &format!("{KEY_ID_LABEL}KEY_ID"), &current.version)
         ),
     )
