@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use super::credential::{self, Credential};
+use super::credential::{self, Credential, KEY_ID_LABEL};
 use super::failures::{Role, estimated_death};
 use super::marks::Marks;
 use super::session::{Authority, DEATH_PAUSES, Session};
@@ -291,9 +291,11 @@ impl Checkup<'_> {
         let Some(id) = &current.key_id else {
             self.not_ok(
                 CheckName::KeyId,
-                "Nothing says which key the secret holds. The first rotation finds it, if it is the account's only key; \
-                 otherwise put its id into the value, or onto the version as the staging label kosli-key-id:ID."
-                    .to_owned(),
+                format!(
+                    "Nothing says which key the secret holds. The first rotation finds it, if it is the account's only key; \
+                     otherwise put its id into the value, or onto the version, in the place of KEY_ID: {}.",
+                    by_hand::attach_label(&self.secret(), &format!("{KEY_ID_LABEL}KEY_ID"), &current.version)
+                ),
             );
             return None;
         };
