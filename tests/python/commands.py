@@ -88,7 +88,7 @@ def code_spans(page):
 
 
 def is_command(span):
-    return re.match(TOOLS + r" [^=]", span) or re.match(r"\w+/\w+$", span) and os.access(ROOT / span, os.X_OK) and (ROOT / span).is_file()
+    return re.match(TOOLS + r" [^=]", span) or re.match(r"[.\w]+/[-\w]+$", span) and os.access(ROOT / span, os.X_OK) and (ROOT / span).is_file()
 
 
 def commands(script):
