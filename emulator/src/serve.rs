@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use emulator::faults::Rule;
-use emulator::kosli::Role;
+use emulator::kosli::{Role, Switches};
 use emulator::lambda_endpoint::LambdaEndpoint;
 use emulator::process::{FunctionProcess, invoke_external};
 use emulator::rotation::{self, Event, Retries};
@@ -20,6 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 const USAGE: &str = "\
 emulator serve [--listen ADDRESS] [--port NUMBER] [--function PATH | --lambda-endpoint URL] [--env NAME=VALUE]...
                [--https CA_FILE | --https-pem FILE] [--tls-name NAME]... [--fault FAULT]...
+               [--kosli ANSWER]...
 
   --listen ADDRESS    an address of this machine (default 127.0.0.1, which nobody else reaches): 172.17.0.1, for containers
                       of a Docker engine on Linux; scripts/sam-local finds it out
@@ -36,9 +37,28 @@ emulator serve [--listen ADDRESS] [--port NUMBER] [--function PATH | --lambda-en
                       may be repeated. The address of --listen is one
   --https-pem FILE    the same with the certificates and the private key of a PEM file
   --fault FAULT       what goes wrong, such as rotate#1=drop-after or PutSecretValue#1..3=error-before:503; may be
-                      repeated. `curl http://127.0.0.1:7878/_emulator` lists all faults and what else can be done.";
+                      repeated. `curl http://127.0.0.1:7878/_emulator` lists all faults and what else can be done.
+  --kosli ANSWER      how Kosli answers what its documents leave open, such as rotate_in_grace=404; may be repeated:";
 
-const OPTIONS: [&str; 9] = [
+/// The options, and every answer that Kosli can be told to give.
+fn usage() -> String {
+    const WIDTH: usize = 96;
+    let mut usage = USAGE.to_owned();
+    let mut room = 0;
+    for (name, _) in Switches::named() {
+        if name.len() >= room {
+            usage.push_str("\n                     ");
+            room = WIDTH;
+        }
+        usage.push(' ');
+        usage.push_str(name);
+        room = room.saturating_sub(name.len() + 1);
+    }
+    usage
+}
+
+const OPTIONS: [&str; 10] = [
+    "--kosli",
     "--listen",
     "--port",
     "--function",
@@ -70,6 +90,7 @@ struct Options {
     https: Option<Https>,
     tls_names: Vec<String>,
     faults: Vec<Rule>,
+    kosli: Switches,
 }
 
 /// Whose certificate is shown.
@@ -84,7 +105,7 @@ enum Https {
 /// Serves until it is interrupted. The error is a text for the person who has typed the command.
 pub(crate) async fn run(arguments: &[&str]) -> Result<(), String> {
     if arguments.iter().any(|argument| ["--help", "-h"].contains(argument)) {
-        println!("{USAGE}");
+        println!("{}", usage());
         return Ok(());
     }
     let options = Options::parse(arguments)?;
@@ -95,6 +116,7 @@ pub(crate) async fn run(arguments: &[&str]) -> Result<(), String> {
             options.port, options.listen
         )
     })?;
+    emulator.with_kosli(|kosli| kosli.switches = options.kosli.clone());
     seed(&emulator)?;
     if let Some(https) = &options.https {
         listen_with_tls(&emulator, https, &options).await?;
@@ -185,13 +207,14 @@ impl Options {
             https: None,
             tls_names: Vec::new(),
             faults: Vec::new(),
+            kosli: Switches::default(),
         };
         let mut arguments = arguments.iter();
         while let Some(&name) = arguments.next() {
             if !OPTIONS.contains(&name) {
-                return Err(format!("\"{name}\" is not an option of serve.\n\n{USAGE}"));
+                return Err(format!("\"{name}\" is not an option of serve.\n\n{}", usage()));
             }
-            let value = *arguments.next().ok_or_else(|| format!("{name} needs a value.\n\n{USAGE}"))?;
+            let value = *arguments.next().ok_or_else(|| format!("{name} needs a value.\n\n{}", usage()))?;
             match name {
                 "--listen" => {
                     let why =
@@ -214,6 +237,13 @@ impl Options {
                     options.environment.push((name.to_owned(), value.to_owned()));
                 }
                 "--https" => options.https = Some(Https::MadeUp(value.into())),
+                "--kosli" => {
+                    let answer = Switches::named().into_iter().find(|(name, _)| *name == value);
+                    let (_, answer) = answer.ok_or_else(|| {
+                        format!("--kosli: \"{value}\" is none of the answers; `emulator serve --help` lists them")
+                    })?;
+                    options.kosli = options.kosli.and(&answer);
+                }
                 "--https-pem" => options.https = Some(Https::Pem(value.into())),
                 "--tls-name" => options.tls_names.push(value.to_owned()),
                 _ => options.faults.push(value.parse().map_err(|error| format!("--fault: {error}"))?),

@@ -83,7 +83,7 @@ async fn mistakes_are_explained() {
 #[tokio::test]
 async fn serve_drives_a_rotation() {
     let mut serve = Command::new(env!("CARGO_BIN_EXE_emulator"))
-        .args(["serve", "--port", "0", "--fault", "list=html"])
+        .args(["serve", "--port", "0", "--fault", "list=html", "--kosli", "error_body=bare-string"])
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
@@ -104,6 +104,10 @@ async fn serve_drives_a_rotation() {
     assert!(welcome.contains("Fault: list=html:502"));
 
     let mut client = Client::new(address, Clock::real());
+    let unknown = client.get("/api/v2/environments/acme").await.unwrap();
+    assert_eq!(unknown, (401, json!("Invalid or missing API key")), "as --kosli says");
+    let line = lines.next_line().await.unwrap().unwrap();
+    assert!(line.contains("#1 Kosli verify"), "{line}");
     let function = "arn:aws:lambda:eu-west-1:123456789012:function:kosli-key-rotation";
     let input = json!({ "SecretId": "kosli/ci", "ClientRequestToken": token(1), "RotationLambdaARN": function });
     assert_eq!(aws(&mut client, "RotateSecret", &input).await.unwrap().0, 200);
@@ -113,7 +117,7 @@ async fn serve_drives_a_rotation() {
     for _ in 0..3 {
         told.push(lines.next_line().await.unwrap().unwrap());
     }
-    assert!(told[0].starts_with("  caller   | #1 Secrets Manager RotateSecret SecretId=kosli/ci "), "{told:?}");
+    assert!(told[0].starts_with("  caller   | #2 Secrets Manager RotateSecret SecretId=kosli/ci "), "{told:?}");
     assert_eq!(told[1..], ["  rotation | kosli/ci: the rotation begins", "  rotation | kosli/ci: createSecret …"]);
 }
 
@@ -139,9 +143,18 @@ async fn serve_explains_its_options() {
         (vec!["serve", "--lambda-endpoint", "https://x"], "--lambda-endpoint: it takes http:// and a host"),
         (vec!["serve", "--lambda-endpoint", "http://x", "--env", "A=b"], "--lambda-endpoint goes without"),
         (vec!["serve", "--fault", "rotate"], "--fault: \"rotate\" names no fault"),
+        (vec!["serve", "--kosli", "never=mind"], "--kosli: \"never=mind\" is none of the answers"),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_emulator")).args(&arguments).output().await.unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.code() == Some(2) && said.contains(why), "{arguments:?}: {said}");
     }
+
+    let output = Command::new(env!("CARGO_BIN_EXE_emulator")).args(["serve", "--help"]).output().await.unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    let words: Vec<&str> = help.split_whitespace().collect();
+    for (name, _) in emulator::kosli::Switches::named() {
+        assert!(words.contains(&name), "{name} is not in: {help}");
+    }
+    assert!(help.lines().all(|line| line.chars().count() <= 124), "{help}");
 }

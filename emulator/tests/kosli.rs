@@ -548,7 +548,8 @@ fn looking_is_not_a_use_but_every_request_is() {
 /// One variation per answer that is not the default, each with a name and a setting of its own.
 #[test]
 fn variations_are_all_different() {
-    let variations = Switches::variations();
+    let variations = Switches::named();
+    assert!(variations.starts_with(&Switches::variations()));
     for (index, (name, switches)) in variations.iter().enumerate() {
         assert_ne!(*switches, Switches::default(), "{name}");
         for (other, others) in &variations[..index] {
@@ -573,7 +574,7 @@ fn two_variations_are_one_setting() {
 /// Whatever Kosli's open answers are, what it does say holds.
 #[test]
 fn every_variation_rotates() {
-    for (name, switches) in Switches::variations() {
+    for (name, switches) in Switches::named() {
         let mut world = World::with(switches);
         let (id, old) = (world.id.clone(), world.key.clone());
         let (status, answer) = world.rotate(&id, json!({"grace_period_hours": 1}));
@@ -667,6 +668,7 @@ fn switch_key_value() {
         for (id, value) in [(id.clone(), world.key.clone()), world.rotated(&id, json!({}))] {
             let begin = between.map_or("emulated".to_owned(), |between| format!("{id}{between}emulated"));
             assert!(value.starts_with(&begin), "{key_value:?}");
+            assert!(world.find(&value).secret_part().starts_with("emulated"), "{key_value:?}");
             assert_eq!(world.verify(&value), 200);
             assert_eq!(world.verify(&id), 401);
         }

@@ -39,6 +39,11 @@ pub struct Key {
 }
 
 impl Key {
+    /// The part of its value that is secret: all of it, but for the id that some values begin with.
+    pub fn secret_part(&self) -> &str {
+        self.value.strip_prefix(&*self.id).map_or(&*self.value, |rest| rest.trim_start_matches('.'))
+    }
+
     /// When it was last used, whatever the list says.
     pub fn last_used_at(&self) -> Option<SystemTime> {
         self.used_at.last().copied()

@@ -70,9 +70,10 @@ impl Switches {
             };
         }
         merged! {
-            successor_id carried_over cap_from key_value odd_entries expired_keys rotate_in_grace list_in_grace get_in_grace rights_in_grace key_managers rate_limit quota key_limit
-            new_key_refused_for revoked_key_accepted_for list_lag list_shape last_used_at expires_at key_field timestamps
-            never rotate_status invalid_request error_body
+            successor_id carried_over cap_from key_value odd_entries expired_keys rotate_in_grace list_in_grace
+            get_in_grace rights_in_grace key_managers rate_limit quota key_limit new_key_refused_for
+            revoked_key_accepted_for list_lag list_shape last_used_at expires_at key_field timestamps never rotate_status
+            invalid_request error_body
         }
     }
 
@@ -121,6 +122,24 @@ impl Switches {
             ("error_body=bare-string", Self { error_body: ErrorBody::BareString, ..default() }),
             ("error_body=message-only", Self { error_body: ErrorBody::MessageOnly, ..default() }),
         ]
+    }
+
+    /// The variations, and the answers under which the exhaustive tests do not run: everything that has a name.
+    pub fn named() -> Vec<(&'static str, Self)> {
+        let default = Self::default;
+        let in_place = |carried_over| Self { successor_id: SuccessorId::Same, carried_over, ..default() };
+        let mut named = Self::variations();
+        named.extend([
+            ("in_place=created_at", in_place(CarriedOver::CreatedAt)),
+            ("in_place=last_used_at", in_place(CarriedOver::LastUsedAt)),
+            ("in_place=both", in_place(CarriedOver::CreatedAndLastUsedAt)),
+            ("cap_from=rotated-key", Self { cap_from: CapFrom::RotatedKey, ..default() }),
+            ("key_value=id.secret", Self { key_value: KeyValue::IdDotSecret, ..default() }),
+            ("key_value=id-then-secret", Self { key_value: KeyValue::IdThenSecret, ..default() }),
+            ("odd_entries=strangers", Self { odd_entries: OddEntries::Strangers, ..default() }),
+            ("expired_keys=listed", Self { expired_keys: ExpiredKeys::Listed, ..default() }),
+        ]);
+        named
     }
 }
 

@@ -7,6 +7,7 @@ use std::io::Write;
 use std::sync::Once;
 
 use emulator::Emulator;
+use emulator::kosli::Key;
 use kosli_key_rotation::log;
 
 use crate::canary::Canaries;
@@ -75,11 +76,14 @@ pub(crate) fn keep_what_is_emitted() {
 /// Looks for every key value that there ever was, and for every rotation token, in all that was emitted since the last search
 /// (promise I5).
 pub(crate) fn search_what_was_emitted(emulator: &Emulator) {
-    let mut secrets: Vec<String> = emulator.with_kosli(|kosli| kosli.keys().map(|key| key.value.clone()).collect());
-    emulator.with_secrets_manager(|service| {
+    let keys: Vec<Key> = emulator.with_kosli(|kosli| kosli.keys().cloned().collect());
+    let mut secrets: Vec<String> = emulator.with_secrets_manager(|service| {
         let versions = service.secrets().flat_map(|secret| secret.versions.iter());
-        secrets.extend(versions.filter_map(|version| key_in(version.text()?)));
+        versions.filter_map(|version| key_in(version.text()?)).collect()
     });
+    // An id may be said, also where a value begins with it.
+    secrets.retain(|secret| keys.iter().all(|key| key.value != *secret));
+    secrets.extend(keys.iter().map(|key| key.secret_part().to_owned()));
     let found = EMITTED.with_borrow_mut(|emitted| {
         let emitted = emitted.as_mut()?;
         emitted.canaries.add(secrets.iter().chain(&emitted.rotation_tokens).map(String::as_str));

@@ -225,7 +225,7 @@ impl Executable {
     /// The first line in which there is a piece of a key, of a rotation token, or of one of these.
     pub fn find_secret<'a>(&self, text: &str, others: impl IntoIterator<Item = &'a str>) -> Option<String> {
         let mut canaries = Canaries::default();
-        self.emulator.with_kosli(|kosli| canaries.add(kosli.keys().map(|key| key.value.as_str())));
+        self.emulator.with_kosli(|kosli| canaries.add(kosli.keys().map(Key::secret_part)));
         canaries.add(self.rotation_tokens.lock().unwrap().iter().map(String::as_str));
         canaries.add(others);
         canaries.find(text.as_bytes())

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
-use emulator::kosli::{Role, Switches};
+use emulator::kosli::{OddEntries, Role, Switches};
 use emulator::rotation::{Event, Retries, step_event};
 use emulator::runtime_api::Outcome;
 use emulator::secrets_manager::RotationRequest;
@@ -61,7 +61,8 @@ impl World {
         let expiry = begin + DAY * 200;
         let (first_key, value, mut strangers, admin_value) = emulator.with_kosli(|kosli| {
             kosli.seed(7);
-            kosli.switches = Switches::default();
+            // The keys of the beginning look like those of later.
+            kosli.switches = Switches { key_value: setting.switches.key_value, ..Switches::default() };
             kosli.add_account(ORG, ACCOUNT, setting.account_role());
             kosli.add_account(ORG, "platform", Role::Admin);
             let (id, value) = kosli.add_key(ORG, ACCOUNT, DESCRIPTION, ago(60), Some(expiry));
@@ -100,6 +101,9 @@ impl World {
             }));
         }
         emulator.with_kosli(|kosli| kosli.switches = setting.switches.clone());
+        if setting.switches.odd_entries == OddEntries::Strangers {
+            strangers.extend(emulator.with_kosli(|kosli| kosli.odd_keys(ORG, ACCOUNT)));
+        }
         emulator.with_secrets_manager(|service| service.set_staleness(setting.staleness));
         let executions = testbed.executions.clone();
         let probe = Arc::new(Probe::new(&emulator, &executions, &arn, &strangers));
