@@ -36,6 +36,15 @@ impl ApiKey {
         shows(&self.0, text)
     }
 
+    /// Whether an id would tell the value. Many services make a key's id a part of its value: that tells nothing, as long as the rest
+    /// of it is long enough to be a secret.
+    pub(crate) fn is_told_by(&self, id: &str) -> bool {
+        const SECRET_ENOUGH: usize = 16;
+        let value = self.expose();
+        let is_a_part = value.contains(id) && value.len() - id.len() >= SECRET_ENOUGH;
+        !is_a_part && self.shows_in(id)
+    }
+
     /// The value: for the `Authorization` header and the secret's document, and nothing else.
     pub(crate) fn expose(&self) -> &str {
         self.0.expose_secret()

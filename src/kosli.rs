@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::api_key::ApiKey;
 use crate::budget::Budget;
+use crate::clock::from_epoch_seconds;
 use crate::http_client::{BodyError, read_bounded};
 use crate::identity::{Account, KeyId, Name};
 pub use answer::{Acceptance, KeyEntry, KosliError, Listing, MintAnswer, Minted, failed, key_in, keys_in, minted_in};
@@ -101,10 +102,12 @@ impl Caller<'_> {
             .retry(async || {
                 let url = self.kosli.keys_url(account, &[]);
                 let answer = self.send(CALL_TIMEOUT, Method::GET, url, None, Body::UpTo(LARGEST_LIST)).await?;
-                Ok(Listing {
-                    keys: keys_in(&answer.body, self.key)?,
-                    at: answer.date.unwrap_or_else(|| self.budget.now()),
-                })
+                let all = keys_in(&answer.body, self.key)?;
+                let number = all.len();
+                let mut keys: Vec<KeyEntry> = all.into_iter().flatten().collect();
+                let odd = number - keys.len();
+                keys.retain(|key| !self.has_expired(key, answer.date));
+                Ok(Listing { keys, odd, at: answer.date.unwrap_or_else(|| self.budget.now()) })
             })
             .await
     }
@@ -122,10 +125,20 @@ impl Caller<'_> {
             })
             .await;
         match answer {
-            Ok(answer) => key_in(&answer.body, self.key).map(Some),
+            Ok(answer) => {
+                let entry = key_in(&answer.body, self.key)?;
+                Ok(Some(entry).filter(|entry| !self.has_expired(entry, answer.date)))
+            }
             Err(KosliError::Refused { status: StatusCode::NOT_FOUND, .. }) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether a key's expiry has passed, by Kosli's clock and by this one: the one that errs does not take a key off a list.
+    fn has_expired(&self, key: &KeyEntry, kosli_now: Option<SystemTime>) -> bool {
+        let now = self.budget.now();
+        let now = kosli_now.map_or(now, |kosli_now| kosli_now.min(now));
+        key.expires_at.is_some_and(|at| from_epoch_seconds(at) <= now)
     }
 
     /// Mints the successor of a key, which goes on working for the grace period. **Never repeated here.**
@@ -182,7 +195,8 @@ impl Caller<'_> {
     }
 
     async fn mint(&self, limit: Duration, url: Url, body: &serde_json::Value) -> Result<MintAnswer, KosliError> {
-        let answer = self.send(limit, Method::POST, url, Some(body.to_string()), Body::UpTo(LARGEST_ANSWER)).await?;
+        let answer = self.send(limit, Method::POST, url, Some(body.to_string()), Body::UpTo(LARGEST_ANSWER)).await;
+        let answer = answer.map_err(KosliError::of_a_mint)?;
         minted_in(&answer.body, self.key)
     }
 

@@ -17,14 +17,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
-use answers::{Case, NOTHING, STATUS, answers, echoes, endless, keys, lists, new_keys, under};
+use answers::{Case, NOTHING, STATUS, answers, changed, echoes, endless, keys, lists, new_keys, under};
 use emulator::Clock;
 use emulator::kosli::Role;
 use emulator::rotation::{Event, STEPS};
-use emulator::secrets_manager::RotationRequest;
+use emulator::secrets_manager::{RotationRequest, SecretValue};
 use kosli_key_rotation::marker::{Attempt, Mark};
 use serde_json::json;
-use server::{Server, Trap};
+use server::{Server, Trap, reply};
 use testbed::{ACCOUNT, DAY, Executable, HOUR, ORG, RETRIES, SECRET, Setting, Testbed, World, token, version_id};
 use tokio::net::TcpListener;
 
@@ -37,6 +37,10 @@ const MEMORY_KIB: usize = 64 << 10;
 /// A mint that is refused, and happened: what it minted may be another execution's.
 const REFUSED: [&str; 6] =
     ["KosliRefused", "KosliRefused", "TwinExecution", "CleanUpIncomplete", "KosliRefused", "TwinExecution"];
+
+/// What a redirect has to say about a mint, nobody knows.
+const REDIRECTED: [&str; 6] =
+    ["KosliRefused", "KosliRefused", NOTHING[2], "CleanUpIncomplete", "KosliRefused", NOTHING[5]];
 
 /// With immediate revocation every operation of a clean rotation is there. No other keys: whoever speaks for Kosli can have any
 /// of them revoked, by naming it as ours.
@@ -168,7 +172,7 @@ fn redirects_are_not_followed() {
             {
                 let trap =
                     under(status, vec![("location", location), ("refresh", format!("0; url=http://{address}/"))]);
-                for (operation, expected) in OPERATIONS.into_iter().zip(REFUSED) {
+                for (operation, expected) in OPERATIONS.into_iter().zip(REDIRECTED) {
                     wrong.extend(check(testbed, &status.to_string(), &trap, operation, expected).await);
                 }
             }
@@ -188,7 +192,7 @@ fn an_echoed_key_is_not_repeated() {
         for (status, expected) in [
             (200, STATUS),
             (201, STATUS),
-            (307, REFUSED),
+            (307, REDIRECTED),
             (400, REFUSED),
             (401, refused("KeyIdMismatch", "AdminKeyDead", UNSWEPT, "AdminKeyDead")),
             (403, refused("KosliForbidden", "KosliForbidden", UNSWEPT, "KosliForbidden")),
@@ -267,4 +271,49 @@ async fn endless_answers_do_not_use_up_the_memory() {
     world.configure(Duration::from_secs(90), &[]);
     assert_eq!(world.run(&rotation).await, Event::Succeeded);
     world.end().await;
+}
+
+/// Many services make a key's id a part of its value. What is stored is what Kosli has shown.
+#[tokio::test]
+async fn a_value_that_contains_its_id() {
+    let mut world = Executable::new(env!("CARGO_BIN_EXE_kosli-key-rotation"), Clock::real(), &[]).await;
+    let kosli = Server::listen(&world.emulator, None).await;
+    world.configure(Duration::from_secs(90), &[("KOSLI_HOST", &format!("http://{}", kosli.address))]);
+    let (id, key) = world.add_key(ACCOUNT, Role::Admin);
+    let value = json!({ "api_key": key, "org": ORG, "service_account": ACCOUNT, "key_id": id });
+    world.create_secret(SECRET, json!({ "SecretString": value.to_string() })).await;
+    let rotation = world.begin(SECRET, json!({})).await;
+    kosli.set_trap(
+        "rotate",
+        changed(|body, _| {
+            body["key"] = format!("kosli.{}.{}", body["id"].as_str().unwrap(), body["key"].as_str().unwrap()).into();
+        }),
+    );
+    let answer = world.step(&rotation, "createSecret").await.unwrap();
+    let minted = world.newest_key();
+    assert_eq!((&answer["outcome"], &answer["key_id"]), (&json!("rotated"), &json!(minted.id)));
+    let pending = world.versions(SECRET).into_iter().find(|(version, ..)| *version == rotation.token).unwrap().2;
+    let Some(SecretValue::Text(pending)) = pending else { panic!("it has a value") };
+    assert!(pending.contains(&format!("\"api_key\":\"kosli.{}.{}\"", minted.id, minted.value)));
+    world.end().await;
+}
+
+/// A request that is not valid is refused in a form of its own.
+#[test]
+fn the_details_of_a_refusal_are_repeated() {
+    Testbed::run(async |testbed| {
+        for operation in ["verify", "list", "rotate"] {
+            let mut world = testbed.world(&setting());
+            let kosli = Server::listen(&testbed.emulator, None).await;
+            world.kosli_at(&format!("http://{}", kosli.address));
+            let detail = r#"{"detail":[{"loc":["body","expires_at"],"msg":"not a whole number","type":"int"}]}"#;
+            kosli.set_trap(operation, Trap::Bytes(Arc::new(|_| reply(422, &[], detail))));
+            let rotation = world.begin_rotation(&token("second", 0)).unwrap();
+            let (said, end) = attempt(&world, &rotation).await;
+            // The trap lets the mint have its effect, so what was minted is seen as another execution's.
+            assert_eq!(end, if operation == "rotate" { "TwinExecution" } else { "KosliRefused" }, "{said}");
+            let words = "it answered 422: expires_at: not a whole number";
+            assert!(operation == "rotate" || said.contains(words), "{operation}: {said}");
+        }
+    });
 }

@@ -173,6 +173,50 @@ fn every_refusal_of_secrets_manager_says_what_is_to_be_done() {
     });
 }
 
+/// The emulator's words are in each of them, and so is the status; nothing is tried that cannot help.
+#[test]
+fn every_4xx_of_kosli_ends_a_step_at_once_with_its_status_and_words() {
+    Testbed::run(async |testbed| {
+        for status in
+            [400, 402, 405, 406, 410, 411, 412, 413, 414, 415, 416, 417, 418, 422, 423, 424, 426, 428, 431, 451]
+        {
+            for operation in ["verify", "list", "rotate"] {
+                if (status, operation) == (400, "rotate") {
+                    // It may have been rotated before: a new key is created beside it.
+                    continue;
+                }
+                let world = testbed.world(&Setting::default());
+                let begin = world.emulator.clock().now();
+                let rule = format!("{operation}=refuse:{status}:message=not like this");
+                let (kind, text) = failure(&world, &[&rule], "createSecret").await;
+                assert_eq!(kind, "KosliRefused", "{rule}: {text}");
+                assert!(text.contains(&format!("it answered {status}: not like this")), "{rule}: {text}");
+                assert_eq!(world.count(&[operation]), 1, "{rule}");
+                assert_eq!(world.emulator.clock().now(), begin, "{rule}: nothing is waited for");
+                assert!(world.minted().is_empty());
+            }
+        }
+    });
+}
+
+/// These say nothing about what happened: a mint is looked for, and a read is asked again.
+#[test]
+fn a_4xx_that_tells_of_time_or_of_the_connection_is_no_answer() {
+    Testbed::run(async |testbed| {
+        for status in [408, 421, 425, 499] {
+            for (operation, word) in
+                [("verify", "KosliUnavailable"), ("list", "KosliUnavailable"), ("rotate", "MintUnclear")]
+            {
+                let world = testbed.world(&Setting::default());
+                let rule = format!("{operation}=refuse:{status}");
+                let (kind, text) = failure(&world, &[&rule], "createSecret").await;
+                assert_eq!(kind, word, "{rule}: {text}");
+                assert!(world.count(&[operation]) > 1, "{rule}");
+            }
+        }
+    });
+}
+
 #[test]
 fn what_kosli_refuses_for_good_is_asked_once_and_what_may_pass_is_asked_again() {
     Testbed::run(async |testbed| {

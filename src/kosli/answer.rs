@@ -32,8 +32,10 @@ pub struct KeyEntry {
 /// The whole list of a service account's keys.
 #[derive(Clone, Debug)]
 pub struct Listing {
-    /// The keys, in Kosli's order.
+    /// The keys, in Kosli's order, but for those whose expiry has passed.
     pub keys: Vec<KeyEntry>,
+    /// How many others there are, whose ids this function neither prints nor puts into a path: strangers.
+    pub odd: usize,
     /// Kosli's own time when it answered: what ages of keys are measured against.
     pub at: SystemTime,
 }
@@ -87,31 +89,40 @@ pub enum KosliError {
     Unclear(String),
 }
 
-/// A key on the wire. Timestamps are integers or floats; 0, null and absent mean "never".
+/// A key on the wire. Timestamps are integers or floats; 0, null and absent mean "never". Each field is read by itself: an entry
+/// with something odd in one of them is somebody else's, and no reason to refuse the list.
 #[derive(Deserialize)]
-struct WireKey {
+struct WireKey<'a> {
     id: String,
-    #[serde(default)]
-    description: Option<String>,
-    created_at: f64,
-    #[serde(default)]
-    expires_at: Option<f64>,
-    #[serde(default)]
-    last_used_at: Option<f64>,
+    #[serde(borrow, default)]
+    description: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    created_at: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    expires_at: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    last_used_at: Option<&'a RawValue>,
 }
 
-impl WireKey {
-    /// `None`: it is no proper key. `caller` is the key that was sent, and may come back where something else should be.
+impl WireKey<'_> {
+    /// `None`: nothing that can be put into a path or be printed is its id. `caller` is the key that was sent, and may come back
+    /// where something else should be.
     fn into_entry(self, caller: &ApiKey) -> Option<KeyEntry> {
+        let second = |field| lenient::<f64>(field).and_then(whole_second);
         Some(KeyEntry {
-            id: KeyId::parse(&self.id).filter(|id| !caller.shows_in(id.as_str()))?,
-            description: match self.description {
+            id: KeyId::parse(&self.id).filter(|id| !caller.is_told_by(id.as_str()))?,
+            description: match lenient::<String>(self.description) {
                 Some(text) if caller.shows_in(&text) => LEFT_OUT.to_owned(),
                 text => text.unwrap_or_default(),
             },
-            created_at: from_epoch_seconds(whole_second(self.created_at)?),
-            expires_at: self.expires_at.and_then(whole_second),
-            last_used_at: self.last_used_at.and_then(whole_second).map(from_epoch_seconds),
+            // So old a key is nobody's successor.
+            created_at: second(self.created_at).map_or(SystemTime::UNIX_EPOCH, from_epoch_seconds),
+            expires_at: second(self.expires_at),
+            last_used_at: match (self.last_used_at, lenient::<f64>(self.last_used_at)) {
+                // Whatever that is, it is not "never".
+                (Some(_), None) => Some(SystemTime::UNIX_EPOCH),
+                (_, used) => used.and_then(whole_second).map(from_epoch_seconds),
+            },
         })
     }
 }
@@ -133,16 +144,15 @@ struct WireMinted<'a> {
     grace_period_expires_at: Option<&'a RawValue>,
 }
 
-/// Reads a list of keys. `caller` is the key that was sent, and may come back where something else should be. Public, as the other
-/// readers of answers are, for `fuzz/`.
+/// Reads a list of keys; `None` for one whose id is none. `caller` is the key that was sent, and may come back where something
+/// else should be. Public, as the other readers of answers are, for `fuzz/`.
 ///
 /// # Errors
 /// Unless all of it is an array of keys: a part of it would prove nothing.
-pub fn keys_in(body: &[u8], caller: &ApiKey) -> Result<Vec<KeyEntry>, KosliError> {
-    serde_json::from_slice::<Vec<WireKey>>(body)
-        .ok()
-        .and_then(|keys| keys.into_iter().map(|key| key.into_entry(caller)).collect())
-        .ok_or_else(|| KosliError::Unclear("its list of keys is not an array of keys".to_owned()))
+pub fn keys_in(body: &[u8], caller: &ApiKey) -> Result<Vec<Option<KeyEntry>>, KosliError> {
+    let keys: Vec<WireKey> = serde_json::from_slice(body)
+        .map_err(|_| KosliError::Unclear("its list of keys is not an array of keys".to_owned()))?;
+    Ok(keys.into_iter().map(|key| key.into_entry(caller)).collect())
 }
 
 /// Reads one key.
@@ -171,7 +181,7 @@ pub fn minted_in(body: &[u8], ours: &ApiKey) -> Result<MintAnswer, KosliError> {
     let id = lenient::<String>(minted.id)
         .map(SecretString::from)
         // An id is logged, put on a label and sent in URLs: one that shows a key's value is none.
-        .filter(|id| [Some(ours), value.as_ref()].into_iter().flatten().all(|key| !key.shows_in(id.expose_secret())))
+        .filter(|id| [Some(ours), value.as_ref()].into_iter().flatten().all(|key| !key.is_told_by(id.expose_secret())))
         .and_then(|id| KeyId::parse(id.expose_secret()))
         .ok_or_else(|| KosliError::Unclear("its answer to a mint has no proper key id".to_owned()))?;
     let second = |field| lenient::<f64>(field).and_then(whole_second);
@@ -208,9 +218,11 @@ fn whole_second(timestamp: f64) -> Option<u64> {
     (1.0..9_007_199_254_740_992.0).contains(&timestamp).then_some(timestamp as u64)
 }
 
-/// Whether a status proves that a call had no effect.
+/// Whether a status proves that a call had no effect: every 4xx but those that tell of time, of the connection or of one that
+/// gave up (408, 421, 425, 499), which anything may have said after the effect. A redirect is no answer of Kosli's at all, so
+/// [`KosliError::of_a_mint`] trusts none.
 fn did_not_happen(status: StatusCode) -> bool {
-    status.is_redirection() || matches!(status.as_u16(), 400 | 401 | 403 | 404 | 409 | 422 | 429)
+    status.is_redirection() || (status.is_client_error() && !matches!(status.as_u16(), 408 | 421 | 425 | 499))
 }
 
 /// `Retry-After` in seconds; a date there is as good as absent, the backoff being bounded anyway.
@@ -218,26 +230,49 @@ fn seconds(retry_after: &HeaderValue) -> Option<Duration> {
     retry_after.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
 }
 
-/// What Kosli says about a refusal: `{"message": …}`, maybe with `errors`, or a bare JSON string; a proxy in front may say
+/// What Kosli says about a refusal: `{"message": …}`, maybe with `errors`, `{"detail": …}`, or a bare JSON string; a proxy in front may say
 /// anything, which is left out. So is every word that could be (a piece of) a key: an error page may echo the request.
 fn message_in(body: &[u8], key: &ApiKey) -> String {
     let text = match serde_json::from_slice::<serde_json::Value>(body) {
         Ok(serde_json::Value::String(text)) => text,
         Ok(serde_json::Value::Object(fields)) => {
-            let mut text = fields.get("message").and_then(|message| message.as_str()).unwrap_or_default().to_owned();
+            let mut parts: Vec<String> =
+                fields.get("message").and_then(serde_json::Value::as_str).map(str::to_owned).into_iter().collect();
             if let Some(serde_json::Value::Object(errors)) = fields.get("errors") {
-                for (field, error) in errors {
-                    text += &format!("; {field}: {}", error.as_str().unwrap_or_default());
-                }
+                parts.extend(
+                    errors.iter().map(|(field, error)| format!("{field}: {}", error.as_str().unwrap_or_default())),
+                );
             }
-            text
+            match fields.get("detail") {
+                Some(serde_json::Value::String(text)) => parts.push(text.clone()),
+                Some(serde_json::Value::Array(details)) => parts.extend(details.iter().map(detail)),
+                _ => {}
+            }
+            parts.join("; ")
         }
         _ => String::new(),
     };
     repeatable(&text, key)
 }
 
+/// One of the details of a request that is not valid: `{"loc": ["body", "expires_at"], "msg": …}`.
+fn detail(detail: &serde_json::Value) -> String {
+    let place = detail.get("loc").and_then(|place| place.as_array()?.last()?.as_str());
+    let text = detail.get("msg").and_then(serde_json::Value::as_str).unwrap_or_default();
+    place.map_or_else(|| text.to_owned(), |place| format!("{place}: {text}"))
+}
+
 impl KosliError {
+    /// The same, of a call that mints: where a redirect leads, nobody knows, nor what was done before.
+    pub(super) fn of_a_mint(self) -> Self {
+        match self {
+            Self::Refused { status, .. } if status.is_redirection() => {
+                Self::Unclear(format!("it answered {}", status.as_u16()))
+            }
+            other => other,
+        }
+    }
+
     /// The status of a refusal.
     pub fn status(&self) -> Option<u16> {
         match self {
@@ -290,6 +325,79 @@ mod tests {
         ] {
             let answer = minted_in(body.as_bytes(), &ours());
             assert!(matches!(answer, Err(KosliError::Unclear(_))), "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn a_value_may_contain_its_id_and_an_id_may_not_tell_the_value() {
+        const ID: &str = "7980eb22-1fe1-4172-ae30-97d5ac0b";
+        for (value, is_an_id) in [
+            (format!("kosli-{ID}-0123456789abcdef"), true),
+            (format!("{ID}.0123456789abcdef"), true),
+            (format!("{ID}012345"), false),
+            (ID.to_owned(), false),
+            ("x7980eb22-1fe1-4172-y-0123456789abcdef".to_owned(), false),
+        ] {
+            let body = format!(r#"{{"id":"{ID}","key":"{value}"}}"#);
+            assert_eq!(minted_in(body.as_bytes(), &ours()).is_ok(), is_an_id, "{value}");
+            let caller = ApiKey::parse(&value).expect("valid");
+            let list = format!(r#"[{{"id":"{ID}","created_at":1}}]"#);
+            assert_eq!(keys_in(list.as_bytes(), &caller).expect("a list")[0].is_some(), is_an_id, "{value}");
+        }
+    }
+
+    #[test]
+    fn an_odd_entry_is_a_strangers() {
+        let list = format!(
+            r#"[{{"id":"a/b+c=="}}, {{"id":"{OURS}","created_at":1}}, {{"id":"odd","created_at":null,"description":7,"expires_at":"never","last_used_at":"now"}},
+                {{"id":"zero","created_at":0,"last_used_at":0}}, {{"id":"far","created_at":1e300}}]"#
+        );
+        let keys = keys_in(list.as_bytes(), &ours()).expect("a list");
+        let ids: Vec<Option<&str>> = keys.iter().map(|key| key.as_ref().map(|key| key.id.as_str())).collect();
+        assert_eq!(ids, [None, None, Some("odd"), Some("zero"), Some("far")]);
+        for key in keys.iter().flatten() {
+            assert_eq!((key.created_at, key.expires_at), (SystemTime::UNIX_EPOCH, None), "{key:?}");
+            assert_eq!(key.last_used_at.is_some(), key.id.as_str() == "odd", "{key:?}");
+        }
+        for none in [r#"[{"created_at":1}]"#, r#"[{"id":7}]"#, "[null]", r#"{"keys":[]}"#, r#"[{"id":"a"}"#] {
+            assert!(keys_in(none.as_bytes(), &ours()).is_err(), "{none}");
+        }
+    }
+
+    #[test]
+    fn every_4xx_is_a_refusal_but_those_that_tell_of_time_or_of_the_connection() {
+        for status in 400..500 {
+            let refused = ![408, 421, 425, 499].contains(&status);
+            let status = StatusCode::from_u16(status).expect("a status");
+            let error = failed(status, None, br#"{"message":"no"}"#, &ours());
+            assert_eq!(matches!(error, KosliError::Refused { .. }), refused, "{status}");
+            assert_eq!(
+                error.to_string(),
+                format!("it answered {}{}", status.as_u16(), if refused { ": no" } else { "" })
+            );
+        }
+        let redirect = failed(StatusCode::FOUND, None, b"", &ours());
+        assert!(
+            matches!(redirect, KosliError::Refused { .. }) && matches!(redirect.of_a_mint(), KosliError::Unclear(_))
+        );
+    }
+
+    #[test]
+    fn what_kosli_says_is_found_in_every_form_it_has() {
+        for (body, says) in [
+            (r#"{"message":"no"}"#, "no"),
+            (r#""no""#, "no"),
+            (r#"{"message":"no","errors":{"a":"b"}}"#, "no; a: b"),
+            (r#"{"detail":"no"}"#, "no"),
+            (
+                r#"{"detail":[{"loc":["body","expires_at"],"msg":"is past","type":"value_error"}]}"#,
+                "expires_at: is past",
+            ),
+            (r#"{"detail":[{"loc":["body",0],"msg":"a"},{"msg":"b"},7]}"#, "a; b; "),
+            ("<html>", ""),
+        ] {
+            let said = message_in(body.as_bytes(), &ours());
+            assert_eq!(said, says.trim_end(), "{body}");
         }
     }
 

@@ -296,7 +296,7 @@ mod tests {
             (vec![old.clone(), key("lost", "v1", "ci")], &[], &["lost"]),
             (vec![old, used, endless], &[], &[]),
         ] {
-            let listing = Listing { keys: listed, at: from_epoch_seconds(NOW) };
+            let listing = Listing { keys: listed, odd: 0, at: from_epoch_seconds(NOW) };
             let held: Vec<KeyId> = held.iter().map(|name| id(name)).collect();
             let found = orphans(&listing, &marks, Some(&id("old")), &held);
             assert_eq!(found, expected.iter().map(|name| id(name)).collect::<Vec<_>>(), "{:?}", listing.keys);

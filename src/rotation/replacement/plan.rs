@@ -156,7 +156,7 @@ pub(super) fn next(task: &Task<'_>, look: &Look, tried: &Tried) -> Next {
         },
         (false, None) if task.role != Role::Admin => Next::Stop(Stop::CurrentKeyDead),
         (false, None) => match strangers(task, look).cloned().collect::<Vec<_>>() {
-            none if none.is_empty() => Next::Mint(task.create(look, None)),
+            none if none.is_empty() && look.listing.odd == 0 => Next::Mint(task.create(look, None)),
             candidates => Next::Stop(Stop::KeyIdUnknown(candidates)),
         },
     }
@@ -210,7 +210,9 @@ fn strangers<'l>(task: &Task<'_>, look: &'l Look) -> impl Iterator<Item = &'l Ke
 fn only_candidate<'l>(task: &Task<'_>, look: &'l Look) -> Option<&'l KeyId> {
     let mut strangers = strangers(task, look);
     match (strangers.next(), strangers.next()) {
-        (Some(only), None) if task.alive && !task.is_held_elsewhere(&only.id) => Some(&only.id),
+        (Some(only), None) if task.alive && look.listing.odd == 0 && !task.is_held_elsewhere(&only.id) => {
+            Some(&only.id)
+        }
         _ => None,
     }
 }
@@ -353,6 +355,10 @@ mod tests {
             ("works no-id", "", "", "stop: KeyIdUnknown"),
             ("works no-id", "a b", "", "stop: KeyIdUnknown a b"),
             ("works no-id", "a", "refused=b", "rotate a"),
+            // One with an odd id may be the one as well.
+            ("works", "cur", "odd", "rotate cur"),
+            ("works no-id", "a", "odd", "stop: KeyIdUnknown a"),
+            ("dead no-id", "", "odd", "stop: KeyIdUnknown"),
             ("works no-id before=a", "a", "", "stop: KeyIdUnknown a"),
             ("works no-id label=a", "a", "", "stop: KeyIdUnknown a"),
             ("works no-id before=b label=c", "a", "", "rotate a"),
@@ -525,7 +531,7 @@ mod tests {
     fn a_new_look_keeps_what_versions_hold_and_forgets_what_it_found_on_the_account() {
         let mut case = Case::of("dead", "a", "gone held=b");
         assert_eq!(case.look.unlisted, Some(false));
-        case.look.renew(Listing { keys: Vec::new(), at: now() });
+        case.look.renew(Listing { keys: Vec::new(), odd: 0, at: now() });
         assert_eq!(
             (case.look.unlisted, case.look.held.as_deref()),
             (None, Some(&[KeyId::parse("b").expect("valid")][..]))
@@ -593,7 +599,7 @@ mod tests {
                 tags: BTreeMap::new(),
                 versions: versions.into_iter().map(|(id, labels)| (VersionId::trusted(id), labels)).collect(),
             };
-            let listing = Listing { keys: listed(list), at: now() };
+            let listing = Listing { keys: listed(list), odd: 0, at: now() };
             let mut case = Self { words, description, look: Look::at(listing), tried: Tried::default() };
             for word in known.split_whitespace() {
                 let (what, ids) = word.split_once('=').unwrap_or((word, ""));
@@ -601,6 +607,7 @@ mod tests {
                 match what {
                     "held" => case.look.held = Some(ids.collect()),
                     "gone" => case.look.unlisted = Some(false),
+                    "odd" => case.look.listing.odd = 1,
                     "there" => case.look.unlisted = Some(true),
                     "lost" => case.tried.lost = ids.collect(),
                     "refused" => case.tried.refused = ids.collect(),
