@@ -158,7 +158,8 @@ class Resources(unittest.TestCase):
         self.assertLess(int(window.removesuffix("h")), int(stack.environment()["KOSLI_GRACE_PERIOD_HOURS"]))
 
     def test_removing_the_stack_leaves_the_secret(self):
-        self.assertEqual(TEMPLATE["Resources"]["NewSecret"]["DeletionPolicy"], "Retain")
+        self.assertEqual(TEMPLATE["Resources"]["NewSecret"]["DeletionPolicy"], "RetainExceptOnCreate")
+        self.assertEqual(TEMPLATE["Resources"]["NewSecret"]["UpdateReplacePolicy"], "Retain")
 
     def test_nothing_limits_the_functions_concurrency(self):
         self.assertNotIn("ReservedConcurrentExecutions", Stack(**FULL).properties("Function"))
@@ -177,6 +178,21 @@ class Resources(unittest.TestCase):
             ("SecretArns", SECRET.removesuffix("-AbCdEf"), False),
             ("SecretArns", "kosli/ci", False),
             ("SecretArns", SECRET.replace("ci-", "*-"), False),
+            ("SecretArns", SECRET.replace("ci-", "c?-"), False),
+            ("SecretArns", SECRET.replace("ci-", "${aws:username}-"), False),
+            ("SecretArns", SECRET + OTHER_SECRET, False),
+            ("AdminSecretArn", ADMIN_SECRET.replace("admin", "a?min"), False),
+            ("NoProxy", "", True),
+            ("NoProxy", "*", True),
+            ("NoProxy", ".amazonaws.com,app.kosli.com,10.0.0.0/8,10.1.2.3,fd00::/8,::1", True),
+            ("NoProxy", "*.amazonaws.com", False),
+            ("NoProxy", "app.kosli.com:443", False),
+            ("NoProxy", "https://app.kosli.com", False),
+            ("NoProxy", "app.kosli.com .amazonaws.com", False),
+            ("NoProxy", "app.kosli.com;.amazonaws.com", False),
+            ("NoProxy", "app.kosli.com,", False),
+            ("NoProxy", "app.kosli.com/8", False),
+            ("NoProxy", "cafe:443", False),
             ("SecretNamePrefix", "kosli/", True),
             ("SecretNamePrefix", "*", False),
             ("AdminSecretArn", ADMIN_SECRET, True),
