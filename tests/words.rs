@@ -161,6 +161,26 @@ fn every_refusal_of_secrets_manager_says_what_is_to_be_done() {
                 "SecretsManagerRefused",
                 "kms:Decrypt and kms:GenerateDataKey",
             ),
+            (
+                "refuse:400:AccessDeniedException:message=User arn/KMS-role is not authorized to perform: secretsmanager:DescribeSecret on resource KMS",
+                "SecretsManagerRefused",
+                "Allow the function's role secretsmanager:DescribeSecret on arn",
+            ),
+            (
+                "refuse:400:AccessDeniedException:message=User x is not authorized to perform: kms:Decrypt on resource y",
+                "SecretsManagerRefused",
+                "Allow the function's role kms:Decrypt on the key of",
+            ),
+            (
+                "refuse:400:AccessDeniedException:message=User x is not authorized to perform: kms:Decrypt on resource y with an explicit deny in a resource-based policy",
+                "SecretsManagerRefused",
+                "denies kms:Decrypt on the key of",
+            ),
+            (
+                "refuse:400:AccessDeniedException:message=User x is not authorized to perform: secretsmanager:DescribeSecret on resource y because no VPC endpoint policy allows the secretsmanager:DescribeSecret action",
+                "SecretsManagerRefused",
+                "in the policy of the VPC endpoint",
+            ),
             ("refuse:400:DecryptionFailure", "SecretsManagerRefused", "Secrets Manager refused a call"),
             ("refuse:400:DecryptionFailure:message=KMS", "SecretsManagerRefused", "Secrets Manager refused a call"),
         ] {
