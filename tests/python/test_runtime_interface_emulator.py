@@ -1,14 +1,16 @@
 """AWS's Runtime Interface Emulator, which `sam local` puts into its containers, runs the function's executable without one.
 
 It lies in the package of aws-sam-cli. What it does otherwise than Lambda: the function's ARN is made up, an error is status 200 with nothing
-that tells it from an answer, and so is a time-out, as plain text.
+that tells it from an answer, and so is a time-out, as plain text; a process that has died is status 502.
 """
 
 import os
 import platform
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from json import dumps, loads
+from urllib.error import HTTPError
 
 import pytest
 from commands import FUNCTION_ARN, client_of
@@ -78,14 +80,12 @@ class RuntimeInterfaceEmulator:
             return False
 
     def invoke(self, event):
-        """The answer as it comes."""
-        with OPENER.open(self.address, dumps(event).encode(), timeout=TIMEOUT) as answer:
-            return answer.read().decode()
-
-    def begin(self, event):
-        """Invokes it, and waits for nothing."""
-        command = ["curl", "--silent", "--noproxy", "*", "--data", dumps(event), self.address]
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        """The answer as it comes. The status is 200, or 502 for a process that has died."""
+        try:
+            with OPENER.open(self.address, dumps(event).encode(), timeout=TIMEOUT) as answer:
+                return answer.read().decode()
+        except HTTPError as error:
+            return error.read().decode()
 
     def function(self):
         """The ids of the function's processes."""
@@ -153,12 +153,13 @@ def test_a_process_that_dies(emulator, start, rotation):
     """Between the mint and its storage: the next execution finds the lost key, replaces it and revokes it."""
     function = start()
     request("POST", f"{emulator.endpoint}/_emulator/faults", {"fault": "rotate#1=no-answer-after"})
-    invocation = function.begin({"Step": "createSecret", **rotation})
-    eventually(lambda: len(keys(emulator)) == 2)
-    (process,) = function.function()
-    os.kill(int(process), signal.SIGKILL)
-    answer, _ = invocation.communicate(timeout=TIMEOUT)
-    assert loads(answer)["errorType"] == "Runtime.ExitError", answer
+    with ThreadPoolExecutor() as meanwhile:
+        invocation = meanwhile.submit(function.invoke, {"Step": "createSecret", **rotation})
+        eventually(lambda: len(keys(emulator)) == 2)
+        (process,) = function.function()
+        os.kill(int(process), signal.SIGKILL)
+        answer = loads(invocation.result())
+    assert answer["errorType"] == "Runtime.ExitError", answer
 
     # Nobody can tell that the first execution has died.
     assert loads(function.invoke({"Step": "createSecret", **rotation}))["errorType"] == "TwinExecution"
