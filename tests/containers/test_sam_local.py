@@ -1,4 +1,4 @@
-"""scripts/sam-local with a container engine, as docs/deploy.md has it: `sam build` has to have been run.
+"""scripts/sam-local with a container engine, by the commands of the documents: `sam build` has to have been run.
 
 `tests/containers/engine` runs a command with an engine, and brings one up where none is running:
 tests/containers/engine .venv/bin/python -m pytest tests/containers
@@ -6,6 +6,7 @@ tests/containers/engine .venv/bin/python -m pytest tests/containers
 
 import os
 import platform
+import shlex
 import re
 import signal
 import subprocess
@@ -19,8 +20,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug"
-AWS = Path(sys.executable).with_name("aws")
-FUNCTION_ARN = "arn:aws:lambda:eu-west-1:123456789012:function:kosli-key-rotation"
 # SAM takes the variables that the template declares from its shell, and a person's credentials from wherever they are.
 SHELL = {
     **os.environ,
@@ -33,8 +32,27 @@ SHELL = {
     "AWS_ACCESS_KEY_ID": "a-persons-own",
     "AWS_SESSION_TOKEN": "a-persons-own",
     "AWS_PROFILE": "no-such-profile",
+    # There is nothing newer to look for.
+    "SAM_SKIP_PULL_IMAGE": "1",
 }
 INVOCATION_SECONDS = 120
+
+# The documents' commands.
+ROTATION = "scripts/sam-local rotation checkSecret"
+RECOVERY = "scripts/sam-local rotation --http --fault rotate#1=drop-after --env KOSLI_REVOKE_OLD_KEY=immediately"
+CHECK = "scripts/sam-local checkSecret"
+START_LAMBDA = "scripts/sam-local start-lambda"
+INVOKE = (
+    "aws lambda invoke --function-name kosli-key-rotation --endpoint-url http://127.0.0.1:3001"
+    " --payload fileb://events/checkSecret.json report.json"
+)
+
+
+def test_the_documents_have_these_commands_and_no_others_of_their_kind():
+    documents = [path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]]
+    found = {line.partition(" # ")[0].strip() for text in documents for line in text.splitlines() if re.match("scripts/sam-local |.*:3001 ", line)}
+    found |= {span for text in documents for span in re.findall("`(scripts/sam-local [^`]+)`", text)}
+    assert found == {ROTATION, RECOVERY, CHECK, START_LAMBDA, INVOKE}
 
 
 def docker(*arguments):
@@ -43,27 +61,32 @@ def docker(*arguments):
 
 @pytest.fixture(scope="session")
 def image():
-    """Options for sam: none where Amazon's image can be pulled, else one that is made of this machine's files."""
+    """Sees that there is a base image, and gives options for the script where it is not Amazon's by its name."""
     architecture = {"aarch64": "arm64"}.get(platform.machine(), platform.machine())
-    if "ENGINE_WITHOUT_NETWORK" not in os.environ:
-        if not subprocess.run(["docker", "pull", f"public.ecr.aws/lambda/provided:al2023-{architecture}"]).returncode:
-            yield "--skip-pull-image"
-            return
-    made = "kosli-key-rotation-base:made-for-a-test"
-    subprocess.run([ROOT / "tests/containers/base_image", made], check=True)
-    yield f"--skip-pull-image --invoke-image {made}"
-    # What sam makes of it, first.
-    for name in (f"{made.partition(':')[0]}:rapid-{architecture}", made):
-        subprocess.run(["docker", "rmi", name], check=True, capture_output=True)
+    amazons = f"public.ecr.aws/lambda/provided:al2023-{architecture}"
+    if "ENGINE_WITHOUT_NETWORK" in os.environ:
+        # It ends with the engine.
+        subprocess.run([ROOT / "tests/containers/base_image", amazons], check=True)
+        yield []
+    elif subprocess.run(["docker", "pull", amazons]).returncode == 0:
+        yield []
+    else:
+        # In an engine that stays, what was made for a test must not be taken for Amazon's.
+        made = "kosli-key-rotation-base:made-for-a-test"
+        subprocess.run([ROOT / "tests/containers/base_image", made], check=True)
+        yield ["--sam", f"--invoke-image {made}"]
+        # What sam makes of it, first.
+        for name in (f"{made.partition(':')[0]}:rapid-{architecture}", made):
+            subprocess.run(["docker", "rmi", name], check=True, capture_output=True)
 
 
 @pytest.fixture
 def sam_local(image):
-    """Starts scripts/sam-local."""
+    """Starts a command of scripts/sam-local."""
 
-    def start(*arguments, **options):
-        command = [ROOT / "scripts/sam-local", *arguments, "--emulator", TARGET / "emulator", "--sam", image]
-        return subprocess.Popen(command, env=SHELL, stdin=subprocess.DEVNULL, text=True, **options)
+    def start(command, **options):
+        command = ["bash", "-c", f"exec {command} {shlex.join(image)}"]
+        return subprocess.Popen(command, cwd=ROOT, env=SHELL, stdin=subprocess.DEVNULL, text=True, **options)
 
     containers, processes = docker("ps", "--all", "--quiet"), emulators()
     yield start
@@ -77,8 +100,8 @@ def sam_local(image):
 def run(sam_local):
     """Runs it to its end: the exit code, the answers by event, and where secret and keys stand then."""
 
-    def run(*arguments):
-        process = sam_local(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    def run(command):
+        process = sam_local(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         output, log = process.communicate(timeout=8 * INVOCATION_SECONDS)
         print(output, log, sep="\n")
         *lines, secret, keys = output.splitlines()
@@ -100,7 +123,7 @@ def outcomes(answers):
 
 
 def test_a_rotation_over_https(run):
-    code, answers, labels, keys = run("rotation", "checkSecret")
+    code, answers, labels, keys = run(ROTATION)
     assert (code, outcomes(answers)) == (0, ["rotated", "checked", "tested", "promoted", True]), answers
     created = answers["createSecret"]
     assert labels["AWSCURRENT"] == created["version_id"] != labels["AWSPREVIOUS"]
@@ -111,8 +134,7 @@ def test_a_rotation_over_https(run):
 
 
 def test_a_lost_answer_is_recovered_from_over_http(run):
-    options = ["--fault", "rotate#1=drop-after", "--env", "KOSLI_REVOKE_OLD_KEY=immediately"]
-    code, answers, labels, keys = run("rotation", "--http", *options)
+    code, answers, labels, keys = run(RECOVERY)
     assert (code, outcomes(answers)) == (0, ["recovered", "checked", "tested", "promoted"]), answers
     created = answers["createSecret"]
     assert labels["AWSCURRENT"] == created["version_id"]
@@ -124,27 +146,33 @@ def test_a_lost_answer_is_recovered_from_over_http(run):
     ("arguments", "error"),
     [
         # No createSecret has gone before.
-        (["setSecret", "testSecret"], "PendingValueMissing"),
-        (["createSecret", "--http", "--env", "KOSLI_SERVICE_ACCOUNTS=acme/deploy-*"], "NotPermitted"),
+        ("setSecret testSecret", "PendingValueMissing"),
+        ("createSecret --http --env 'KOSLI_SERVICE_ACCOUNTS=acme/deploy-*'", "NotPermitted"),
     ],
 )
 def test_an_error_is_one(run, arguments, error):
-    code, answers, labels, keys = run(*arguments)
+    code, answers, labels, keys = run(f"scripts/sam-local {arguments}")
     assert (code, [answer["errorType"] for answer in answers.values()]) == (1, [error])
     assert labels["AWSCURRENT"] != labels["AWSPENDING"] and list(keys.values()) == ["live"]
+
+
+def test_an_unhealthy_secret_is_an_answer(run):
+    code, answers, _, _ = run(CHECK)
+    checks = answers["checkSecret"]["checks"]
+    assert (code, [check["name"] for check in checks if not check["ok"]]) == (0, ["rotation"]), checks
 
 
 def test_secrets_managers_own_way(sam_local, tmp_path):
     log = tmp_path / "log"
     with log.open("w") as output:
-        process = sam_local(
-            "start-lambda", "--emulator-port", "0", "--lambda-port", "3017", stdout=output, stderr=subprocess.STDOUT
-        )
+        process = sam_local(START_LAMBDA, stdout=output, stderr=subprocess.STDOUT)
     try:
         found = eventually(lambda: re.search(r"listen on (http://\S+) until", log.read_text()), process, log)
-        emulator, lambda_endpoint = found[1], "http://127.0.0.1:3017"
+        emulator = found[1]
         assert "OPEN: whoever reaches " in log.read_text()
-        version = aws("secretsmanager", "rotate-secret", "--secret-id", "kosli/ci", "--rotation-lambda-arn", FUNCTION_ARN, at=emulator)["VersionId"]
+        # As it says itself.
+        told = re.search(r"^ +(aws secretsmanager rotate-secret .*)$", log.read_text(), re.MULTILINE)[1]
+        version = loads(aws(told, tmp_path))["VersionId"]
         end = eventually(lambda: re.search(r"the rotation (succeeded|failed)", log.read_text()), process, log)
         assert end[1] == "succeeded", log.read_text()
 
@@ -154,15 +182,13 @@ def test_secrets_managers_own_way(sam_local, tmp_path):
         assert "AWSCURRENT" in labels[version]
         assert sorted(key["standing"] for key in state["keys"]) == ["in its grace period", "live"]
 
-        invoke = ["lambda", "invoke", "--function-name", "kosli-key-rotation", "--payload"]
-        answer = tmp_path / "answer.json"
-        event = ROOT / "events/checkSecret.json"
-        assert "FunctionError" not in aws(*invoke, f"fileb://{event}", str(answer), at=lambda_endpoint)
-        assert loads(answer.read_text())["healthy"] is True
+        assert "FunctionError" not in loads(aws(INVOKE, tmp_path))
+        assert loads((tmp_path / "report.json").read_text())["healthy"] is True
         event = tmp_path / "event.json"
         event.write_text((ROOT / "events/testSecret.json").read_text().replace("kosli/ci", "kosli/another"))
-        assert aws(*invoke, f"fileb://{event}", str(answer), at=lambda_endpoint)["FunctionError"] == "Unhandled"
-        assert loads(answer.read_text())["errorType"] == "SecretNotFound"
+        answer = aws(INVOKE.replace("events/checkSecret.json", str(event)), tmp_path)
+        assert loads(answer)["FunctionError"] == "Unhandled"
+        assert loads((tmp_path / "report.json").read_text())["errorType"] == "SecretNotFound"
     finally:
         # As Ctrl+C does.
         process.send_signal(signal.SIGINT)
@@ -171,12 +197,15 @@ def test_secrets_managers_own_way(sam_local, tmp_path):
     assert code == 130
 
 
-def aws(*arguments, at):
+def aws(command, folder):
+    """Runs it in a folder of its own, with the events."""
+    if not (folder / "events").exists():
+        (folder / "events").symlink_to(ROOT / "events")
     environment = {"AWS_ACCESS_KEY_ID": "emulator", "AWS_SECRET_ACCESS_KEY": "emulator", "AWS_DEFAULT_REGION": "eu-west-1"}
-    command = [AWS, *arguments, "--endpoint-url", at]
-    ended = subprocess.run(command, env={**environment, "PATH": os.environ["PATH"]}, capture_output=True, text=True)
+    environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    ended = subprocess.run(shlex.split(command), cwd=folder, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-    return loads(ended.stdout)
+    return ended.stdout
 
 
 def eventually(look, process, log):

@@ -19,6 +19,9 @@ IN_CI = {
     "sam validate --lint --region eu-west-1",
     "cfn-lint template.yaml",
     "checkov --config-file .checkov.yaml",
+    # In tests/containers.
+    "aws lambda invoke --function-name kosli-key-rotation --endpoint-url http://127.0.0.1:3001"
+    " --payload fileb://events/checkSecret.json report.json",
 }
 
 # `cargo lambda watch` builds the function first.
@@ -31,6 +34,7 @@ NOT_RUN = {
     "rustup target add": "it changes the machine's toolchain",
     "sam build": "CI runs it, where there can be a container engine, for the tests of sam local",
     "sam delete": "moto knows no stack that SAM has deployed",
+    "sam local": "scripts/sam-local runs it with all the options that it needs",
     "scripts/sam-local": "it needs a container engine: tests/containers runs it with one",
     "scripts/build": "it takes minutes, and CI runs it with --installed",
     "scripts/sbom": "test_supply_chain.py runs it",
