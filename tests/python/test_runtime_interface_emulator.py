@@ -104,8 +104,9 @@ def rotation(emulator):
 
 
 def keys(emulator):
+    """Those of the secret's account."""
     state = loads(request("GET", f"{emulator.endpoint}/_emulator/state")[1])
-    return {key["id"]: key["standing"] for key in state["keys"]}
+    return {key["id"]: key["standing"] for key in state["keys"] if key["account"] == "acme/ci"}
 
 
 def rotate(function, rotation):
