@@ -102,7 +102,7 @@ async fn run(case: &Case) -> (Vec<String>, Vec<Call>) {
 
     let rotation = world.begin_rotation(&token("second", 0)).unwrap();
     let observe = |_: &RotationRequest, event: &Event| {
-        world.history.borrow_mut().push(event.to_string());
+        world.say(event.to_string());
         if matches!(event, Event::StepFailed(..)) {
             world.emulator.clock().advance(BETWEEN_ATTEMPTS);
         }

@@ -266,7 +266,7 @@ impl Schedule {
 
     fn say(&self, what: String) {
         let calls = self.watch.probe.calls();
-        self.worlds[0].history.borrow_mut().push(format!("-- {what} (after call {calls})"));
+        self.worlds[0].say(format!("-- {what} (after call {calls})"));
     }
 
     /// True once in so many times.
@@ -331,7 +331,7 @@ impl Schedule {
             self.invoke(which, execution, &event).await
         };
         let observe = |_: &RotationRequest, event: &Event| {
-            self.worlds[0].history.borrow_mut().push(format!("secret {which}: {event}"));
+            self.worlds[0].say(format!("secret {which}: {event}"));
         };
         let end = emulator::rotation::rotate(&world.emulator, &rotation, RETRIES, invoke, observe).await;
         if end == Event::GivenUp && self.holder(which, "AWSCURRENT").as_ref() == Some(&rotation.token) {

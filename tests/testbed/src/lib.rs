@@ -12,6 +12,7 @@
 //! - [`testbed`]: sockets and clients, made once
 //! - [`world`]: one case, and rotations in it; [`invocation`], [`looks`] and [`asserts`] say what can be done and seen there
 //! - [`fleet`]: a thousand secrets that are due at once
+//! - [`trace`]: what has happened, told
 //! - [`executable`]: the function's real executable, with everything around it
 
 #![allow(clippy::unwrap_used, reason = "a test may fail at any line")]
@@ -30,6 +31,7 @@ pub mod looks;
 pub mod probe;
 pub mod setting;
 pub mod testbed;
+pub mod trace;
 pub mod values;
 pub mod world;
 

@@ -103,26 +103,4 @@ impl World {
     pub fn violations(&self) -> Vec<String> {
         self.probe.violations.lock().unwrap().clone()
     }
-
-    /// All that a person needs to see what went wrong.
-    pub fn story(&self) -> String {
-        use std::fmt::Write as _;
-        let mut story = String::new();
-        for line in self.history.borrow().iter() {
-            writeln!(story, "  {line}").unwrap();
-        }
-        for call in self.emulator.calls() {
-            let fault = call.fault.as_ref().map(|fault| format!(" [{fault}]")).unwrap_or_default();
-            writeln!(
-                story,
-                "  {:>3} {} {} {} -> {:?} {:?} {}{fault}",
-                call.number, call.tag, call.operation, call.detail, call.effect, call.status, call.outcome
-            )
-            .unwrap();
-        }
-        for key in self.emulator.with_kosli(|kosli| kosli.keys().cloned().collect::<Vec<_>>()) {
-            writeln!(story, "  {key:?}").unwrap();
-        }
-        story
-    }
 }

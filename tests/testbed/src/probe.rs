@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use crate::faults::{Trouble, Which};
 use crate::gate::Gate;
 use crate::testbed::Execution;
+use crate::trace::Told;
 use crate::values::key_in;
 
 /// No invocation makes as many calls as this, whatever befalls them. One that does repeats something blindly, and would go on
@@ -38,6 +39,8 @@ pub struct Probe {
     count: AtomicUsize,
     pub(crate) leashes: Vec<Leash>,
     pub(crate) violations: Mutex<Vec<String>>,
+    /// What has happened, in order.
+    pub(crate) told: Mutex<Vec<Told>>,
     /// Whether the current key is expected to be alive at all.
     pub current_is_alive: AtomicBool,
     /// Whether a pending key is expected never to be put into a grace period.
@@ -90,6 +93,7 @@ impl Hook for Probe {
     }
 
     fn after(&self, call: &Call) {
+        self.told.lock().unwrap().push(Told::Called(call.number));
         self.look(&format!("after call {} ({} {})", call.number, call.operation, call.detail));
     }
 
@@ -115,6 +119,7 @@ impl Probe {
             count: AtomicUsize::new(0),
             leashes: executions.iter().map(Leash::of).collect(),
             violations: Mutex::default(),
+            told: Mutex::default(),
             current_is_alive: true.into(),
             pending_is_safe: true.into(),
             gate: Mutex::default(),

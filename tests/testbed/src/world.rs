@@ -201,12 +201,9 @@ impl World {
 
     /// Drives a rotation that has begun.
     pub async fn drive(&self, rotation: &RotationRequest, retries: Retries) -> Event {
-        let history = self.history.clone();
         let invoke = |event: Value| async move { self.invoke(0, &event).await };
-        emulator::rotation::rotate(&self.emulator, rotation, retries, invoke, |_, event| {
-            history.borrow_mut().push(event.to_string());
-        })
-        .await
+        emulator::rotation::rotate(&self.emulator, rotation, retries, invoke, |_, event| self.say(event.to_string()))
+            .await
     }
 
     /// Invokes the first execution environment for one step of a rotation.
