@@ -1,5 +1,5 @@
 //! The tests that leave nothing out: every fault at every call, every order of two executions' calls, thousands of random
-//! schedules, a fleet that is due at once.
+//! schedules, every answer of a hostile Kosli, kills at every call, a fleet that is due at once.
 //!
 //! ```text
 //! cargo exhaustive                      # all of them, optimized: see .cargo/config.toml

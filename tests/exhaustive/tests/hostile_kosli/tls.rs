@@ -102,7 +102,7 @@ async fn a_trusted_certificate() {
     let roots = Roots::new(&authority);
     for versions in [&BOTH[..], &BOTH[1..]] {
         for name in ["127.0.0.1", "localhost"] {
-            let mut world = Executable::new(env!("CARGO_BIN_EXE_kosli-key-rotation"), Clock::real(), &[]).await;
+            let mut world = Executable::new(env!("CARGO_BIN_EXE_function"), Clock::real(), &[]).await;
             let kosli = Server::listen(&world.emulator, Some(acceptor(&authority.sign(&right()), versions))).await;
             let host = format!("https://{name}:{}", kosli.address.port());
             set_up(&mut world, &host, &roots, Duration::from_secs(90)).await;
@@ -147,7 +147,7 @@ async fn certificates_that_are_not_to_be_trusted() {
     ] {
         let roots = roots.clone();
         cases.spawn(async move {
-            let mut world = Executable::new(env!("CARGO_BIN_EXE_kosli-key-rotation"), Clock::real(), &[]).await;
+            let mut world = Executable::new(env!("CARGO_BIN_EXE_function"), Clock::real(), &[]).await;
             let kosli = Server::listen(&world.emulator, Some(acceptor(&certificate, &BOTH))).await;
             set_up(&mut world, &format!("https://{}", kosli.address), &roots, SHORT).await;
             assert_unreachable(world, name, words).await;
@@ -196,7 +196,7 @@ async fn tls_before_1_2_and_no_tls_at_all() {
     ] {
         let roots = roots.clone();
         cases.spawn(async move {
-            let mut world = Executable::new(env!("CARGO_BIN_EXE_kosli-key-rotation"), Clock::real(), &[]).await;
+            let mut world = Executable::new(env!("CARGO_BIN_EXE_function"), Clock::real(), &[]).await;
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             set_up(&mut world, &format!("https://{}", listener.local_addr().unwrap()), &roots, SHORT).await;
             let server = tokio::spawn(async move {

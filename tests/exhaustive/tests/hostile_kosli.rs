@@ -249,7 +249,7 @@ fn dates_and_pauses_beyond_reason() {
 /// The executable's memory is bounded, whatever comes, as long as it comes, as often as it comes.
 #[tokio::test]
 async fn endless_answers_do_not_use_up_the_memory() {
-    let mut world = Executable::new(env!("CARGO_BIN_EXE_kosli-key-rotation"), Clock::real(), &[]).await;
+    let mut world = Executable::new(env!("CARGO_BIN_EXE_function"), Clock::real(), &[]).await;
     let kosli = Server::listen(&world.emulator, None).await;
     // So short an invocation ends soon: the function asks again as long as it has time. Not shorter: an executable that is not
     // optimized reads the longest lists for seconds, on a busy machine.
