@@ -277,7 +277,7 @@ async fn endless_answers_do_not_use_up_the_memory() {
 /// Many services make a key's id a part of its value. What is stored is what Kosli has shown.
 #[tokio::test]
 async fn a_value_that_contains_its_id() {
-    let mut world = Executable::new(env!("CARGO_BIN_EXE_kosli-key-rotation"), Clock::real(), &[]).await;
+    let mut world = Executable::new(env!("CARGO_BIN_EXE_function"), Clock::real(), &[]).await;
     let kosli = Server::listen(&world.emulator, None).await;
     world.configure(Duration::from_secs(90), &[("KOSLI_HOST", &format!("http://{}", kosli.address))]);
     let (id, key) = world.add_key(ACCOUNT, Role::Admin);
