@@ -98,7 +98,7 @@ impl World {
     /// What to call the ids that are made up anew in every world.
     fn names(&self) -> Vec<(String, String)> {
         let end = |arn: &str| arn.split_once(":secret:").map(|(_, end)| end.to_owned());
-        let mut names = vec![(self.arn.clone(), "the secret's ARN".to_owned())];
+        let mut names = vec![(self.arn.clone(), "SECRET-ARN".to_owned())];
         names.extend(end(&self.arn).map(|end| (end, SECRET.to_owned())));
         let (mut minted, mut strangers) = (0, 0);
         for key in self.emulator.with_kosli(|kosli| kosli.keys().cloned().collect::<Vec<_>>()) {
