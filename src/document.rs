@@ -3,6 +3,7 @@
 //! A value is never taken apart and put together again: the key and the key id are replaced inside the text, and all the
 //! rest of it, to the last digit and space, is what the user wrote.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 
@@ -11,7 +12,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
-use crate::api_key::ApiKey;
+use crate::api_key::{ApiKey, LEFT_OUT};
 use crate::identity::KeyId;
 
 /// A value of a secret: one version's.
@@ -45,6 +46,9 @@ pub struct DocumentError(String);
 /// The most that Secrets Manager stores, in bytes.
 /// Source: <https://docs.aws.amazon.com/secretsmanager/latest/userguide/reference_limits.html>
 const LARGEST_VALUE: usize = 65_536;
+
+/// The longest name of a field that is repeated.
+const LONGEST_FIELD_NAME: usize = 64;
 
 /// The field names of a JSON shape: key, organization, service account, key id.
 const API_KEY_FIELDS: [&str; 4] = ["api_key", "org", "service_account", "key_id"];
@@ -164,6 +168,37 @@ impl Document {
         SecretString::from(new)
     }
 
+    /// The names of the fields in which this value and another differ, key and key id left out, in alphabetical order. A name
+    /// that could itself show a key is not repeated.
+    pub fn differing_fields(&self, other: &Self) -> Vec<String> {
+        let (ours, theirs) = (self.other_fields(), other.other_fields());
+        let differs = |name: &&String| ours.get(*name) != theirs.get(*name);
+        let names: BTreeSet<&String> = ours.keys().chain(theirs.keys()).filter(differs).collect();
+        let shown = |name: &str| {
+            let harmless = name.len() <= LONGEST_FIELD_NAME
+                && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
+                && !self.key.shows_in(name)
+                && !other.key.shows_in(name);
+            if harmless { name.to_owned() } else { LEFT_OUT.to_owned() }
+        };
+        let mut names: Vec<String> = names.into_iter().map(|name| shown(name.as_str())).collect();
+        if (self.shape == Shape::Plain) != (other.shape == Shape::Plain) {
+            names.push("(the shape)".to_owned());
+        }
+        names
+    }
+
+    /// All fields but key and key id, as they are written.
+    fn other_fields(&self) -> BTreeMap<String, &str> {
+        let fields = match self.shape {
+            Shape::Plain => Vec::new(),
+            _ => serde_json::from_str(self.text.expose_secret()).map_or_else(|_| Vec::new(), |Object(fields)| fields),
+        };
+        let minted = [API_KEY_FIELDS[0], API_KEY_FIELDS[3], ENVIRONMENT_FIELDS[0], ENVIRONMENT_FIELDS[3]];
+        let others = fields.into_iter().filter(|(name, _)| !minted.contains(&name.as_str()));
+        others.map(|(name, raw)| (name, raw.get())).collect()
+    }
+
     /// Whether the value with the longest key and key id would still be stored by Secrets Manager (promise I2).
     pub fn has_room(&self) -> bool {
         let kept = match self.shape {
@@ -258,6 +293,27 @@ fn field<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_fields_that_differ_are_named_and_the_key_and_its_id_are_not_among_them() {
+        let json = |fields: &str| format!(r#"{{"api_key":"made-up-key-value-1","key_id":"k1"{fields}}}"#);
+        let other = |fields: &str| format!(r#"{{"key_id":"k2"{fields},"api_key":"made-up-key-value-2"}}"#);
+        for (ours, theirs, names) in [
+            (json(""), other(""), &[][..]),
+            (json(r#","note":"a","n":1"#), other(r#","n":1,"note":"a""#), &[]),
+            (json(r#","note":"a""#), other(r#","note":"b""#), &["note"]),
+            (json(r#","note":"a""#), other(""), &["note"]),
+            (json(""), other(r#","n":1,"m":2"#), &["m", "n"]),
+            (json(r#","n":1"#), other(r#","n":1.0"#), &["n"]),
+            (json(""), other(r#","made-up-key-value-2":1"#), &[LEFT_OUT]),
+            (json(""), other(r#","a name with words":1"#), &[LEFT_OUT]),
+            ("made-up-key-value-1".to_owned(), "made-up-key-value-2".to_owned(), &[]),
+            ("made-up-key-value-1".to_owned(), other(""), &["(the shape)"]),
+        ] {
+            let parsed = |text: &str| parse(text).expect("valid");
+            assert_eq!(parsed(&ours).differing_fields(&parsed(&theirs)), names, "{ours} {theirs}");
+        }
+    }
 
     fn parse(text: &str) -> Result<Document, DocumentError> {
         Document::parse(SecretString::from(text))

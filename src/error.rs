@@ -80,8 +80,10 @@ error_kinds! {
     StoreFailed,
     /// Another execution of this rotation may be about to store its key.
     TwinExecution,
-    /// Another execution stored a key that this one has put in its grace period.
+    /// The key under `AWSPENDING` is in a grace period: another execution took it for lost and has replaced it.
     PendingKeyDying,
+    /// Somebody has put another key that works in the place of the one that was replaced.
+    PendingSuperseded,
     /// The version under `AWSPENDING` has no value.
     PendingValueMissing,
     /// The key under `AWSPENDING` does not work.
@@ -185,7 +187,10 @@ impl RotationError {
     /// The same, where the instant can only be worked out.
     #[must_use]
     pub fn current_key_dies_about(mut self, at: SystemTime) -> Self {
-        self.current_key_dies = self.current_key_dies.or(Some(Death::Estimated(at)));
+        // Where another key is current than the one that was replaced, the pending version's age tells nothing.
+        if self.kind != ErrorKind::PendingSuperseded {
+            self.current_key_dies = self.current_key_dies.or(Some(Death::Estimated(at)));
+        }
         self
     }
 

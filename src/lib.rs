@@ -39,6 +39,7 @@
 //! | `rotation/marks.rs` | which keys on the account were minted to replace a version, and are lost: one rule, pure |
 //! | `rotation/set_secret.rs`, `rotation/test_secret.rs` | `setSecret` cross-checks, `testSecret` authenticates |
 //! | `rotation/finish_secret.rs` | `finishSecret`: proof and promotion |
+//! | `rotation/promotion.rs` | whether the pending version is promoted, from what was seen: pure |
 //! | `rotation/clean_up.rs` | what follows the promotion: the sweep, the revocation of the old key |
 //! | `rotation/check_secret.rs` | `checkSecret`: a report that changes nothing |
 //! | `rotation/credential.rs` | a version's value with whom it belongs to: value, labels and tags together |

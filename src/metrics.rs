@@ -15,6 +15,7 @@
 //! | `SuspectedOrphans` | Count | none | keys that may be lost ones and were left alone |
 //! | `MarkerChanged` | Count | none | new keys whose expiry Kosli changed |
 //! | `OldKeyAlive` | Count | none | old keys that are not proven dead after their revocation |
+//! | `EditOverwritten` | Count | none | promotions over a field that somebody edited meanwhile |
 //! | `CheckUnhealthy` | Count | none | unhealthy secrets in a `checkSecret` report |
 //! | `DaysToCurrentKeyExpiry` | None | none | the shortest, over the secrets of a report |
 //! | `DaysToAdminKeyExpiry` | None | none | the same for the admin key |
@@ -53,6 +54,7 @@ pub(crate) struct Tally {
     pub(crate) suspected_orphans: Cell<u32>,
     pub(crate) marker_changed: Cell<u32>,
     pub(crate) old_key_alive: Cell<u32>,
+    pub(crate) edit_overwritten: Cell<u32>,
 }
 
 /// Counts one more.
@@ -96,6 +98,7 @@ impl Metrics {
             ("SuspectedOrphans", &tally.suspected_orphans),
             ("MarkerChanged", &tally.marker_changed),
             ("OldKeyAlive", &tally.old_key_alive),
+            ("EditOverwritten", &tally.edit_overwritten),
         ];
         for (name, counter) in counters {
             line.metric(name, "Count", counter.get().into());

@@ -9,6 +9,7 @@ mod failures;
 mod finish_secret;
 mod invocation;
 mod marks;
+mod promotion;
 mod replacement;
 mod session;
 mod set_secret;

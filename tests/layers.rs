@@ -16,7 +16,7 @@ const FUNCTION: &[&[&str]] = &[
     &["function", "staging"],
     &["rotation/credential"],
     &["rotation/failures", "rotation/marks"],
-    &["rotation/session", "rotation/replacement/stop"],
+    &["rotation/promotion", "rotation/session", "rotation/replacement/stop"],
     &["rotation/invocation", "rotation/replacement/plan"],
     &["rotation/replacement/mint"],
     &["rotation/replacement/store"],

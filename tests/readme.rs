@@ -293,10 +293,10 @@ fn anchors(page: &str) -> impl Iterator<Item = String> {
     })
 }
 
-/// "Self-rotation does without the two reads of the admin secret. Immediate revocation adds `revoke` and `verify`."
+/// "Self-rotation does without the two reads of the admin secret. Immediate revocation adds `DescribeSecret`, `revoke` and `verify`."
 #[tokio::test]
-async fn self_rotation_costs_two_calls_less_and_immediate_revocation_two_more() {
-    for (arguments, expected) in [(&[][..], 23), (&["--self-rotation"], 21), (&["--revoke", "immediately"], 25)] {
+async fn self_rotation_costs_two_calls_less_and_immediate_revocation_three_more() {
+    for (arguments, expected) in [(&[][..], 23), (&["--self-rotation"], 21), (&["--revoke", "immediately"], 26)] {
         let options = Options::parse(arguments).expect("valid options");
         let function = env!("CARGO_BIN_EXE_kosli-key-rotation").into();
         let ended = demo::run(&options, function, Arc::new(|_| {})).await.expect("it runs");

@@ -1,21 +1,22 @@
-//! The clean-up after the promotion: the revocation of the old key, and the sweep.
+//! The clean-up after the promotion (the design's decision 11): the old key first, where it is to be revoked at once, then the sweep.
 
 use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::credential::Credential;
-use super::failures::Role;
+use super::credential::{Credential, KEY_ID_LABEL};
+use super::failures::{Role, promoted_key_dying, try_again};
 use super::invocation::{Invocation, OldKey, StepAnswer, View};
-use super::marks::{Marks, may_succeed};
+use super::marks::Marks;
+use super::promotion::{self, Facts, Seen};
 use super::session::Authority;
 use crate::config::{Policy, RevokeOldKey};
-use crate::error::RotationError;
+use crate::error::{Change, ErrorKind, RotationError};
 use crate::event::VersionId;
 use crate::identity::KeyId;
-use crate::kosli::{Acceptance, KosliError, Listing};
+use crate::kosli::{Acceptance, KeyEntry, KosliError, Listing};
 use crate::metrics::count;
-use crate::secrets_manager::{PENDING, PREVIOUS, Which};
+use crate::secrets_manager::{CURRENT, Description, PENDING, PREVIOUS, Which};
 
 /// After a revocation, Kosli may go on accepting the key for some seconds.
 const DEATH_PROOF_PAUSES: [Duration; 5] = [
@@ -26,6 +27,18 @@ const DEATH_PROOF_PAUSES: [Duration; 5] = [
     Duration::from_secs(4),
 ];
 
+/// The pauses between looks at the labels while they do not show what this step has just moved, or speak against a revocation.
+const MOVE_PAUSES: [Duration; 8] = [
+    Duration::from_millis(200),
+    Duration::from_millis(300),
+    Duration::from_millis(500),
+    Duration::from_millis(500),
+    Duration::from_millis(500),
+    Duration::from_millis(500),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+];
+
 /// What was promoted, and what the clean-up after it goes by.
 pub(super) struct Promoted<'a> {
     /// The view from before the promotion; where the step comes again, from now.
@@ -34,6 +47,8 @@ pub(super) struct Promoted<'a> {
     pub(super) new: Credential,
     /// The version that it has replaced.
     pub(super) replaced: Replaced,
+    /// The account's keys.
+    pub(super) listing: Result<Listing, RotationError>,
     pub(super) policy: Policy,
 }
 
@@ -45,8 +60,21 @@ pub(super) enum Replaced {
     Previous(Option<VersionId>),
 }
 
+/// With whose key the clean-up lists and revokes.
+///
+/// # Errors
+/// Why the admin key cannot be had.
+pub(super) fn authority(view: &View, new: &Credential) -> Result<Authority, RotationError> {
+    // The admin secret may be this very secret: its key is then the new one, for the old one may be in its grace period.
+    let admin = view.admin.as_ref().map_err(RotationError::clone)?;
+    Ok(match admin.as_ref().filter(|admin| admin.secret_arn != view.description.arn) {
+        Some(admin) => Authority { key: admin.key.clone(), role: Role::Admin },
+        None => Authority { key: new.key().clone(), role: Role::New },
+    })
+}
+
 /// Revokes what nobody needs any more. It begins anew whenever this step comes for a version that is current already, and
-/// what it does may be done twice.
+/// what it does may be done twice. What one revocation comes to stops no other.
 ///
 /// The sweep is what guarantees that no orphan stays (promise I3). It knows no age: this version's value is immutable, so
 /// no other key that was minted to replace the old version can be stored any more.
@@ -55,182 +83,358 @@ pub(super) async fn clean_up(
     promoted: Promoted<'_>,
     mut answer: StepAnswer,
 ) -> Result<StepAnswer, RotationError> {
-    let Promoted { view, new, replaced, policy } = promoted;
+    let Promoted { view, new, replaced, listing, policy } = promoted;
     answer.key_id = new.key_id.as_ref().map(ToString::to_string);
     let incomplete = |error: RotationError| error.after_promotion();
     let redelivered = matches!(replaced, Replaced::Previous(_));
-    let mut replaced = match replaced {
-        Replaced::Seen(credential) => credential,
-        Replaced::Previous(None) => return Ok(answer),
-        Replaced::Previous(Some(version)) => {
-            let version = invocation.session.read(Which::Id(&version)).await.map_err(incomplete)?;
-            // A previous version that does not parse is ignored: nothing can be concluded from it.
-            let Some(credential) = version
-                .and_then(|version| {
-                    Credential::parse_replaced(&version, &view.description, invocation.version_id(), PREVIOUS).ok()
-                })
-                .filter(|credential| credential.account == new.account)
-            else {
-                return Ok(answer);
-            };
-            credential
-        }
+    let Some(mut replaced) = resolve(invocation, view, &new, replaced).await.map_err(incomplete)? else {
+        return Ok(answer);
     };
     // createSecret could ask whether the tag is stale. Here, only that there was no version before proves that it is not.
     let is_first = !redelivered && view.description.holder(PREVIOUS).is_none_or(|version| *version == replaced.version);
     if replaced.key_id_from_tag && !is_first {
         replaced.key_id = None;
     }
-    if replaced.key_id.is_none()
-        && let Some(before) = view.description.holder(PREVIOUS).filter(|version| **version != replaced.version)
-        && let Some(version) = invocation.session.read(Which::Id(before)).await.map_err(incomplete)?
-        && let Ok(before) = Credential::parse(&version, &view.description, PREVIOUS)
-    {
-        replaced.learn_key_id(&before);
-    }
+    let before = before(invocation, view, &new, &replaced, listing.as_ref().ok()).await.map_err(incomplete)?;
+    before.iter().for_each(|before| replaced.learn_key_id(before));
     answer.replaced_key_id = replaced.key_id.as_ref().map(ToString::to_string);
-
-    // The admin secret may be this very secret: its key is then the new one, for the old one may be in its grace period.
-    let admin = view.admin.as_ref().map_err(|error| incomplete(error.clone()))?;
-    let admin = admin.as_ref().filter(|admin| admin.secret_arn != view.description.arn);
-    let authority = match admin {
-        Some(admin) => Authority { key: admin.key.clone(), role: Role::Admin },
-        None => Authority { key: new.key().clone(), role: Role::New },
+    let authority = authority(view, &new).map_err(incomplete)?;
+    let mut work = CleanUp {
+        invocation,
+        view,
+        new: &new,
+        replaced: &replaced,
+        before: before.as_ref(),
+        authority,
+        moved: !redelivered,
+        answer,
     };
-    let swept = sweep(invocation, view, &new, &replaced, &authority, &mut answer.warnings).await.map_err(incomplete)?;
-    answer.revoked_key_ids.extend(swept.iter().map(ToString::to_string));
+    if redelivered && let Ok(listing) = &listing {
+        work.refuse_if_dying(listing, policy).await?;
+    }
+    let mut failures = Vec::new();
     if policy.revoke_old_key == RevokeOldKey::Immediately {
-        if redelivered && is_dead(invocation, &replaced).await {
-            answer.old_key = Some(OldKey::Dead);
-            return Ok(answer);
+        if redelivered && work.old_key_is_dead().await {
+            work.answer.old_key = Some(OldKey::Dead);
+        } else {
+            failures.extend(work.revoke_old_key().await.err());
         }
-        revoke_old_key(invocation, view, &new, &replaced, &authority, &mut answer).await.map_err(incomplete)?;
     }
-    Ok(answer)
+    match listing {
+        Ok(listing) => work.sweep(&listing, &mut failures).await,
+        Err(error) => failures.push(error),
+    }
+    match failures.into_iter().next() {
+        Some(error) => Err(incomplete(error)),
+        None => Ok(work.answer),
+    }
 }
 
-/// Lists once more and revokes every never-used key that was minted to replace the old version and that no version holds.
-async fn sweep(
+/// The replaced version; `None`: there is none that anything can be concluded from.
+async fn resolve(
     invocation: &Invocation<'_>,
     view: &View,
     new: &Credential,
-    replaced: &Credential,
-    authority: &Authority,
-    warnings: &mut Vec<String>,
-) -> Result<Vec<KeyId>, RotationError> {
-    let listing = invocation.session.list(&new.account, authority).await?;
-    if let Some(id) = &new.key_id
-        && listing.keys.iter().all(|key| key.id != *id)
-        && matches!(invocation.session.kosli(&authority.key).get(&new.account, id).await, Ok(Some(_)))
-    {
-        warnings.push(format!(
-            "Kosli's list of keys does not show the new key {id}, which exists: the list is not whole, and a lost key of this \
-             rotation would not be found. Compare the account's never-used keys in Kosli with the secret."
-        ));
-    }
-    let old = replaced.key_id.as_ref();
-    let held: Vec<KeyId> = new.key_id.iter().cloned().collect();
-    let mut marks = Marks::of(&view.description.arn, replaced, None);
-    // The version before the replaced one counts where it holds the same key. It is read only if one of its keys shows up.
-    if let Some(before) = view.description.holder(PREVIOUS).filter(|version| **version != replaced.version)
-        && !orphans(&listing, &Marks::unproven(&view.description.arn, before), old, &held).is_empty()
-        && let Some(version) = invocation.session.read(Which::Id(before)).await?
-        && let Ok(before) = Credential::parse(&version, &view.description, PREVIOUS)
-    {
-        marks = Marks::of(&view.description.arn, replaced, Some(&before));
-    }
-    // Which ids are held costs reads.
-    if orphans(&listing, &marks, old, &held).is_empty() {
-        return Ok(Vec::new());
-    }
-    let held = invocation.session.held_key_ids(&view.description, &[new, replaced]).await?;
-    let orphans = orphans(&listing, &marks, old, &held);
-    for id in &orphans {
-        invocation.session.revoke(&new.account, id, authority).await.map_err(|error| {
-            invocation.session.kosli_failed(&error, authority.role, &format!("revoking the lost key {id}"))
-        })?;
-        info!(key_id = %id, "swept up a key that was minted for this rotation and that nobody holds");
-    }
-    Ok(orphans)
-}
-
-/// The never-used keys on the list that were minted to replace the old version and that no version holds; `old` is that version's
-/// key, and `held` are the ids that are not touched whatever their mark.
-fn orphans(listing: &Listing, marks: &Marks, old: Option<&KeyId>, held: &[KeyId]) -> Vec<KeyId> {
-    let old_entry = old.and_then(|id| listing.keys.iter().find(|key| key.id == *id));
-    let orphans = listing.keys.iter().filter(|key| {
-        old != Some(&key.id)
-            && !held.contains(&key.id)
-            && may_succeed(old_entry, key)
-            && marks.attempt_of(key).is_some()
-    });
-    orphans.map(|key| key.id.clone()).collect()
-}
-
-/// Whether Kosli refuses the key of the version under AWSPREVIOUS. There is nothing to revoke then: it was, or somebody has
-/// written a version whose id is another key's.
-async fn is_dead(invocation: &Invocation<'_>, replaced: &Credential) -> bool {
-    let accepted = invocation.session.kosli(replaced.key()).accepts(&replaced.account.org, &[]).await;
-    matches!(accepted, Ok(Acceptance::Dead))
-}
-
-/// Revokes the old key now, and looks whether it is dead.
-async fn revoke_old_key(
-    invocation: &Invocation<'_>,
-    view: &View,
-    new: &Credential,
-    replaced: &Credential,
-    authority: &Authority,
-    answer: &mut StepAnswer,
-) -> Result<(), RotationError> {
-    let (Some(old_id), Some(new_id)) = (&replaced.key_id, &new.key_id) else {
-        answer.old_key = Some(OldKey::CannotTell);
-        answer
-            .warnings
-            .push("The old key was not revoked: nothing says which id it has. Revoke it in Kosli.".to_owned());
-        return Ok(());
+    replaced: Replaced,
+) -> Result<Option<Credential>, RotationError> {
+    let version = match replaced {
+        Replaced::Seen(credential) => return Ok(Some(credential)),
+        Replaced::Previous(None) => return Ok(None),
+        Replaced::Previous(Some(version)) => version,
     };
-    if old_id == new_id || replaced.key().same(new.key()) {
-        answer.old_key = Some(OldKey::CannotTell);
-        answer.warnings.push(format!(
-            "The old key was not revoked: Kosli gave its successor the same id {old_id}, and revoking that would end the new \
-             key. The old one ends with its grace period."
-        ));
-        return Ok(());
+    // A previous version that does not parse is ignored: nothing can be concluded from it.
+    let version = invocation.session.read(Which::Id(&version)).await?;
+    let parse =
+        |version| Credential::parse_replaced(&version, &view.description, invocation.version_id(), PREVIOUS).ok();
+    Ok(version.and_then(parse).filter(|credential| credential.account == new.account))
+}
+
+/// The version that was under `AWSPREVIOUS` before the promotion, whatever key of the same account it holds. It is read only where
+/// something depends on it.
+async fn before(
+    invocation: &Invocation<'_>,
+    view: &View,
+    new: &Credential,
+    replaced: &Credential,
+    listing: Option<&Listing>,
+) -> Result<Option<Credential>, RotationError> {
+    let others = [&replaced.version, &new.version];
+    let Some(version) = view.description.holder(PREVIOUS).filter(|version| !others.contains(version)) else {
+        return Ok(None);
+    };
+    let suspected = Marks::unproven(&view.description.arn, version);
+    let shows_up = listing.is_some_and(|listing| {
+        let others =
+            listing.keys.iter().filter(|key| ![&new.key_id, &replaced.key_id].contains(&&Some(key.id.clone())));
+        others.into_iter().any(|key| suspected.carried_by(key).is_some())
+    });
+    if replaced.key_id.is_some() && !shows_up {
+        return Ok(None);
     }
-    // Only where this step comes again: somebody may have staged the old key meanwhile, in order to go back to it.
-    if let Some(pending) = view.description.holder(PENDING).filter(|version| *version != invocation.version_id())
-        && let Some(version) = invocation.session.read(Which::Id(pending)).await?
-        && let Ok(pending) = Credential::parse(&version, &view.description, PENDING)
-        && (pending.key_id.as_ref() == Some(old_id) || pending.key().same(replaced.key()))
-    {
-        answer.old_key = Some(OldKey::CannotTell);
-        answer.warnings.push(format!(
-            "The old key {old_id} was not revoked: the version {} under AWSPENDING holds it.",
-            pending.version
-        ));
-        return Ok(());
-    }
-    invocation.session.revoke(&new.account, old_id, authority).await.map_err(|error| {
-        invocation.session.kosli_failed(&error, authority.role, &format!("revoking the old key {old_id}"))
-    })?;
-    info!(key_id = %old_id, "revoked the old key");
-    answer.revoked_key_ids.push(old_id.to_string());
-    answer.old_key = Some(proof_of_death(invocation, replaced).await);
-    match answer.old_key {
-        Some(OldKey::Dead) => info!(key_id = %old_id, old_key = "dead", "Kosli refuses the old key"),
-        Some(verdict) => {
-            count(&invocation.session.tally.old_key_alive);
-            warn!(key_id = %old_id, old_key = verdict.word(), "the old key was revoked and is not proven dead");
+    let version = invocation.session.read(Which::Id(version)).await?;
+    let parsed = version.and_then(|version| Credential::parse(&version, &view.description, PREVIOUS).ok());
+    Ok(parsed.filter(|before| before.account == new.account))
+}
+
+/// The clean-up at work.
+struct CleanUp<'a> {
+    invocation: &'a Invocation<'a>,
+    view: &'a View,
+    new: &'a Credential,
+    replaced: &'a Credential,
+    /// The version that was under `AWSPREVIOUS` before.
+    before: Option<&'a Credential>,
+    authority: Authority,
+    /// Whether this invocation has moved `AWSCURRENT`.
+    moved: bool,
+    answer: StepAnswer,
+}
+
+impl CleanUp<'_> {
+    /// Where the promoted key itself is dying, the key that has replaced it is all that there is: nothing is revoked.
+    async fn refuse_if_dying(&self, listing: &Listing, policy: Policy) -> Result<(), RotationError> {
+        let Self { invocation, view, new, replaced, .. } = self;
+        let session = &invocation.session;
+        if self.standstill(&view.description).is_some() {
+            return Ok(());
         }
-        None => {}
+        let marks = Marks::of(&view.description.arn, replaced, None);
+        let mut facts = Facts::default();
+        let dying = loop {
+            let seen = Seen {
+                description: &view.description,
+                pending: (&new.version, new.key_id.as_ref(), new.created),
+                marks: &marks,
+                current: (&replaced.version, replaced.key_id.as_ref()),
+                differing: &[],
+                grace: policy.grace(),
+                take_over_after: session.take_over_after(),
+                now: session.budget.now(),
+                listing: Some(listing),
+                facts,
+            };
+            match promotion::dying(&seen) {
+                Ok(dying) => break dying,
+                Err(_) => {
+                    let held = session.held_key_ids(&view.description, &[new, replaced]).await;
+                    facts = Facts { held: Some(held.map_err(RotationError::after_promotion)?), ..Facts::default() };
+                }
+            }
+        };
+        match dying {
+            None => Ok(()),
+            Some(dying) => Err(promoted_key_dying(session.secret, &dying.to_string())),
+        }
     }
-    if answer.old_key == Some(OldKey::Alive) {
-        answer.warnings.push(format!(
-            "Kosli still accepts the old key {old_id} after its revocation. Look at it in Kosli, and rotate again if it was leaked."
-        ));
+
+    /// Why nothing may be revoked, as the labels are.
+    fn standstill(&self, description: &Description) -> Option<String> {
+        let ours = self.invocation.version_id();
+        if description.holder(CURRENT) != Some(ours) {
+            return Some("AWSCURRENT is not on this version any more".to_owned());
+        }
+        let pending = description.holder(PENDING).filter(|version| *version != ours)?;
+        Some(format!("the version {pending} carries AWSPENDING"))
     }
-    Ok(())
+
+    /// The labels as they are right before a revocation, or why there is to be none. A move that was made a moment ago may not be
+    /// visible yet.
+    async fn labels(&self) -> Result<Result<Description, String>, RotationError> {
+        let session = &self.invocation.session;
+        let mut pauses = MOVE_PAUSES.iter();
+        loop {
+            let description = session.function.secrets_manager.describe(&session.budget, session.secret).await;
+            let description = description.map_err(|error| session.aws_failed(&error))?;
+            let Some(why) = self.standstill(&description) else { return Ok(Ok(description)) };
+            match pauses.next() {
+                Some(&pause) if session.budget.pause(pause).await => {}
+                _ if self.moved && description.holder(CURRENT) == Some(&self.replaced.version) => {
+                    return Err(RotationError::after(
+                        Change::Promoted,
+                        ErrorKind::CurrentMoved,
+                        "AWSCURRENT was moved to the new version, and the labels show it on the one before.",
+                        try_again(session.secret),
+                    ));
+                }
+                _ => return Ok(Err(why)),
+            }
+        }
+    }
+
+    /// Revokes a key, unless the labels speak against it by now. Ok: it is gone, or it was named.
+    async fn revoke(&mut self, id: &KeyId, what: &str) -> Result<bool, RotationError> {
+        if let Err(why) = self.labels().await? {
+            self.answer.warnings.push(format!("The {what} key {id} was not revoked: {why}."));
+            return Ok(false);
+        }
+        let session = &self.invocation.session;
+        let revoked = session.revoke(&self.new.account, id, &self.authority).await;
+        revoked.map_err(|error| {
+            session.kosli_failed(&error, self.authority.role, &format!("revoking the {what} key {id}"))
+        })?;
+        self.answer.revoked_key_ids.push(id.to_string());
+        Ok(true)
+    }
+
+    /// Revokes every never-used key that was minted to replace the old version, or the one before it, and that no version holds. Those
+    /// that were used, or that a version has held, are named.
+    async fn sweep(&mut self, listing: &Listing, failures: &mut Vec<RotationError>) {
+        self.warn_of_a_part(listing).await;
+        let arn = &self.view.description.arn;
+        let versions: Vec<(Marks, Option<&KeyId>)> = [Some(self.replaced), self.before]
+            .into_iter()
+            .flatten()
+            .map(|version| (Marks::of(arn, version, None), version.key_id.as_ref()))
+            .collect();
+        let known: Vec<KeyId> = [&self.new.key_id, &self.replaced.key_id].into_iter().flatten().cloned().collect();
+        // Which ids are held costs reads.
+        let suspects = left_over(listing, &versions, &known, &known);
+        if suspects == LeftOver::default() {
+            return;
+        }
+        let held = match self.held().await {
+            Ok(Ok(held)) => held,
+            Ok(Err(why)) => {
+                let ids = suspects.lost.iter().chain(&suspects.in_use);
+                let name = |id: &KeyId| format!("The key {id} was minted for this secret and was left alone: {why}.");
+                return self.answer.warnings.extend(ids.map(name));
+            }
+            Err(error) => return failures.push(error),
+        };
+        let found = left_over(listing, &versions, &held.at_any_time, &held.now);
+        for id in &found.lost {
+            match self.revoke(id, "lost").await {
+                Ok(true) => {
+                    info!(key_id = %id, "swept up a key that was minted for this rotation and that nobody holds");
+                }
+                Ok(false) => {}
+                Err(error) => failures.push(error),
+            }
+        }
+        for id in &found.in_use {
+            self.answer.warnings.push(format!(
+                "The key {id} was minted for this secret and may be in use, and no version holds it any more: it was not touched. \
+                 Revoke it in Kosli when nobody uses it."
+            ));
+        }
+    }
+
+    /// Which ids labelled versions hold, in the view from before the promotion and now.
+    async fn held(&self) -> Result<Result<Held, String>, RotationError> {
+        let session = &self.invocation.session;
+        let labels = match self.labels().await? {
+            Ok(labels) => labels,
+            Err(why) => return Ok(Err(why)),
+        };
+        let known: Vec<&Credential> =
+            [Some(self.new), Some(self.replaced), self.before].into_iter().flatten().collect();
+        let mut at_any_time = session.held_key_ids(&self.view.description, &known).await?;
+        let in_place = |labels: &Vec<String>| labels.iter().any(|label| !label.starts_with(KEY_ID_LABEL));
+        let labelled = known.into_iter().filter(|known| labels.versions.get(&known.version).is_some_and(in_place));
+        let now = session.held_key_ids(&labels, &labelled.collect::<Vec<_>>()).await?;
+        at_any_time.extend(now.iter().cloned());
+        Ok(Ok(Held { at_any_time, now }))
+    }
+
+    async fn warn_of_a_part(&mut self, listing: &Listing) {
+        if let Some(id) = &self.new.key_id
+            && listing.keys.iter().all(|key| key.id != *id)
+            && matches!(
+                self.invocation.session.kosli(&self.authority.key).get(&self.new.account, id).await,
+                Ok(Some(_))
+            )
+        {
+            self.answer.warnings.push(format!(
+                "Kosli's list of keys does not show the new key {id}, which exists: the list is not whole, and a lost key of this \
+                 rotation would not be found. Compare the account's never-used keys in Kosli with the secret."
+            ));
+        }
+    }
+
+    /// Whether Kosli refuses the key of the version under AWSPREVIOUS. There is nothing to revoke then: it was, or somebody has
+    /// written a version whose id is another key's.
+    async fn old_key_is_dead(&self) -> bool {
+        let accepted =
+            self.invocation.session.kosli(self.replaced.key()).accepts(&self.replaced.account.org, &[]).await;
+        matches!(accepted, Ok(Acceptance::Dead))
+    }
+
+    /// Revokes the old key now, and looks whether it is dead.
+    async fn revoke_old_key(&mut self) -> Result<(), RotationError> {
+        let (new, replaced) = (self.new, self.replaced);
+        self.answer.old_key = Some(OldKey::CannotTell);
+        let (Some(old_id), Some(new_id)) = (&replaced.key_id, &new.key_id) else {
+            let why = "The old key was not revoked: nothing says which id it has. Revoke it in Kosli.";
+            self.answer.warnings.push(why.to_owned());
+            return Ok(());
+        };
+        if old_id == new_id || replaced.key().same(new.key()) {
+            self.answer.warnings.push(format!(
+                "The old key was not revoked: Kosli gave its successor the same id {old_id}, and revoking that would end the new \
+                 key. The old one ends with its grace period."
+            ));
+            return Ok(());
+        }
+        if !self.revoke(old_id, "old").await? {
+            return Ok(());
+        }
+        info!(key_id = %old_id, "revoked the old key");
+        let verdict = proof_of_death(self.invocation, replaced).await;
+        self.answer.old_key = Some(verdict);
+        match verdict {
+            OldKey::Dead => info!(key_id = %old_id, old_key = "dead", "Kosli refuses the old key"),
+            OldKey::Alive | OldKey::CannotTell => {
+                count(&self.invocation.session.tally.old_key_alive);
+                warn!(key_id = %old_id, old_key = verdict.word(), "the old key was revoked and is not proven dead");
+            }
+        }
+        if verdict == OldKey::Alive {
+            self.answer.warnings.push(format!(
+                "Kosli still accepts the old key {old_id} after its revocation. Look at it in Kosli, and rotate again if it was leaked."
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Ids that labelled versions hold.
+struct Held {
+    /// In the view from before the promotion, or now.
+    at_any_time: Vec<KeyId>,
+    now: Vec<KeyId>,
+}
+
+/// Keys that were minted to replace versions of the secret, and that no version holds.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub(super) struct LeftOver {
+    /// Never used: their values were lost.
+    pub(super) lost: Vec<KeyId>,
+    /// Somebody has used them, or a version has held them.
+    pub(super) in_use: Vec<KeyId>,
+}
+
+/// Looks through a list for what the replacement of these versions has left behind; with each goes its own key's id. `held_before` are
+/// the ids that are not touched, whatever their mark, and `held` those of them that are in place.
+pub(super) fn left_over(
+    listing: &Listing,
+    versions: &[(Marks, Option<&KeyId>)],
+    held_before: &[KeyId],
+    held: &[KeyId],
+) -> LeftOver {
+    let mut found = LeftOver::default();
+    let ids = |keys: &mut dyn Iterator<Item = &KeyEntry>| keys.map(|key| key.id.clone()).collect::<Vec<_>>();
+    for (marks, own) in versions {
+        // That something is held is known: `lost` has nothing to ask.
+        let lost = marks.lost(&listing.keys, *own, held_before, Some(&[])).unwrap_or_default();
+        found.lost.extend(ids(&mut lost.into_iter().map(|(key, _)| key)));
+        let marked = listing.keys.iter().filter(|key| *own != Some(&key.id) && marks.carried_by(key).is_some());
+        found.in_use.extend(ids(&mut marked.filter(|key| !held.contains(&key.id))));
+    }
+    found.lost.dedup();
+    let LeftOver { lost, in_use } = &mut found;
+    in_use.retain(|id| !lost.contains(id));
+    in_use.dedup();
+    found
 }
 
 /// Uses the old key until Kosli refuses it, for some seconds.
@@ -283,7 +487,7 @@ mod tests {
         let old = KeyEntry { last_used_at: Some(SystemTime::UNIX_EPOCH), ..key("old", "before", "ci") };
         let used = KeyEntry { last_used_at: Some(from_epoch_seconds(NOW)), ..key("used", "v1", "ci") };
         let endless = KeyEntry { expires_at: None, ..key("endless", "v1", "ci") };
-        let marks = Marks::unproven(ARN, &VersionId::trusted("v1"));
+        let old_id = id("old");
         for (listed, held, expected) in [
             (vec![key("lost", "v1", "ci")], &[][..], &["lost"][..]),
             (vec![key("lost", "v1", "ci"), key("late", "v1", "ci")], &[], &["lost", "late"]),
@@ -298,8 +502,9 @@ mod tests {
         ] {
             let listing = Listing { keys: listed, odd: 0, at: from_epoch_seconds(NOW) };
             let held: Vec<KeyId> = held.iter().map(|name| id(name)).collect();
-            let found = orphans(&listing, &marks, Some(&id("old")), &held);
-            assert_eq!(found, expected.iter().map(|name| id(name)).collect::<Vec<_>>(), "{:?}", listing.keys);
+            let versions = [(Marks::unproven(ARN, &VersionId::trusted("v1")), Some(&old_id))];
+            let found = left_over(&listing, &versions, &held, &held);
+            assert_eq!(found.lost, expected.iter().map(|name| id(name)).collect::<Vec<_>>(), "{:?}", listing.keys);
         }
     }
 }

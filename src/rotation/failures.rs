@@ -7,7 +7,7 @@ use reqwest::{StatusCode, Url};
 use super::credential::Credential;
 use crate::by_hand;
 use crate::config::Policy;
-use crate::error::{ErrorKind, RotationError};
+use crate::error::{Change, ErrorKind, RotationError};
 use crate::event::{SecretId, VersionId};
 use crate::identity::Account;
 use crate::kosli::KosliError;
@@ -222,6 +222,41 @@ pub(super) fn pending_dead(secret: &SecretId, version_id: &VersionId) -> Rotatio
         ErrorKind::PendingKeyDead,
         "Kosli does not accept the key under AWSPENDING: it was revoked or has expired.",
         format!("{} {TRY_AGAIN_AFTERWARDS}", begin_again(secret, version_id)),
+    )
+}
+
+/// The pending version's key is in a grace period.
+pub(super) fn pending_key_dying(secret: &SecretId, version_id: &VersionId, key: &str, how: &str) -> RotationError {
+    RotationError::before_any_change(
+        ErrorKind::PendingKeyDying,
+        format!("The key {key} under AWSPENDING works and is dying: {how}. Whoever read it would be refused soon."),
+        format!("{} {TRY_AGAIN_AFTERWARDS}", begin_again(secret, version_id)),
+    )
+}
+
+/// The promoted key is in a grace period.
+pub(super) fn promoted_key_dying(secret: &SecretId, how: &str) -> RotationError {
+    RotationError::after(
+        Change::Promoted,
+        ErrorKind::PendingKeyDying,
+        format!("The key under AWSCURRENT works and is dying: {how}. Nothing was revoked."),
+        format!("Rotate at once: {}.", by_hand::rotate(secret)),
+    )
+}
+
+/// Another key than the one that the pending version replaces is current, and it works.
+pub(super) fn pending_superseded(secret: &SecretId, version_id: &VersionId, key: &str) -> RotationError {
+    RotationError::before_any_change(
+        ErrorKind::PendingSuperseded,
+        format!(
+            "Somebody changed the secret while it was rotated: the version under AWSCURRENT holds another key than the one that \
+             the version under AWSPENDING was made to replace, and Kosli accepts it. It is not overwritten."
+        ),
+        format!(
+            "If the key under AWSCURRENT is to stay: {} The key {key}, which the pending version holds, lives on then, and no \
+             rotation ends it: revoke it in Kosli when nobody uses it. {TRY_AGAIN_AFTERWARDS}",
+            begin_again(secret, version_id)
+        ),
     )
 }
 

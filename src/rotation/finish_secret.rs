@@ -1,23 +1,41 @@
-//! `finishSecret`: promote the proven key, then clean up, and be reachable for the clean-up when called again.
+//! `finishSecret`: prove the pending key, promote it, then clean up, and be reachable for the clean-up when called again.
 
 use std::time::Duration;
 
 use tracing::info;
 
-use super::clean_up::{Promoted, Replaced, clean_up};
+use super::clean_up::{Promoted, Replaced, authority, clean_up};
 use super::credential::Credential;
-use super::failures::{current_unreadable, pending_dead, pending_is_current, pending_value_missing, try_again};
-use super::invocation::{Invocation, Needs, Outcome, StepAnswer, View};
-use super::session::{ACCEPTANCE_PAUSES, Session};
+use super::failures::{
+    current_unreadable, pending_dead, pending_is_current, pending_key_dying, pending_superseded, pending_value_missing,
+    try_again,
+};
+use super::invocation::{Invocation, Needs, Outcome, STALE_VIEW_PAUSES, StepAnswer, View};
+use super::marks::Marks;
+use super::promotion::{self, Fact, Facts, KeyOf, Next, Note, Seen, Stop};
+use super::session::{ACCEPTANCE_PAUSES, DEATH_PAUSES, Session};
 use crate::budget::Repeatable;
+use crate::config::Policy;
 use crate::error::{ErrorKind, RotationError};
 use crate::event::VersionId;
-use crate::kosli::Acceptance;
-use crate::secrets_manager::{CURRENT, PENDING};
+use crate::identity::KeyId;
+use crate::kosli::{Acceptance, KeyEntry, Listing};
+use crate::metrics::count;
+use crate::secrets_manager::{CURRENT, PENDING, Which};
 use crate::staging::Standing;
 
 /// How often the move of `AWSCURRENT` is tried.
 const PROMOTION_ATTEMPTS: usize = 4;
+
+/// The pauses between looks for the pending key, where the list does not show it: at first as for any view that may be stale.
+const UNLISTED_PAUSES: [Duration; 6] = [
+    STALE_VIEW_PAUSES[0],
+    STALE_VIEW_PAUSES[1],
+    STALE_VIEW_PAUSES[2],
+    Duration::from_secs(4),
+    Duration::from_secs(4),
+    Duration::from_secs(6),
+];
 
 /// Runs the step.
 pub(super) async fn finish_secret(invocation: &Invocation<'_>) -> Result<StepAnswer, RotationError> {
@@ -31,17 +49,20 @@ pub(super) async fn finish_secret(invocation: &Invocation<'_>) -> Result<StepAns
             invocation.session.permit(&new.account)?;
             let answer = invocation.answer(Outcome::AlreadyCurrent);
             let replaced = Replaced::Previous(previous.clone());
-            clean_up(invocation, Promoted { view: &view, new, replaced, policy }, answer).await?
+            let listing = list(invocation, &view, &new).await;
+            clean_up(invocation, Promoted { view: &view, new, replaced, listing, policy }, answer).await?
         }
         Standing::Pending { current } => {
             let with_death = invocation.with_death(&view);
             let pending = Credential::parse(version, &view.description, PENDING).map_err(&with_death)?;
-            let replaced = prove(invocation, &view, &pending).await.map_err(&with_death)?;
+            let proven = prove(invocation, &view, &pending, policy).await.map_err(&with_death)?;
             promote(invocation, current).await.map_err(&with_death)?;
             info!(version_id = %invocation.version_id(), "AWSCURRENT moved to the new version");
-            let answer = invocation.answer(Outcome::Promoted);
-            let replaced = Replaced::Seen(replaced);
-            clean_up(invocation, Promoted { view: &view, new: pending, replaced, policy }, answer).await?
+            let mut answer = invocation.answer(Outcome::Promoted);
+            answer.warnings.extend(proven.note.map(|note| said(invocation, &note)));
+            let replaced = Replaced::Seen(proven.replaced);
+            let promoted = Promoted { view: &view, new: pending, replaced, listing: proven.listing, policy };
+            clean_up(invocation, promoted, answer).await?
         }
     };
     answer.warnings.extend(unreadable.iter().map(|tag| {
@@ -50,31 +71,171 @@ pub(super) async fn finish_secret(invocation: &Invocation<'_>) -> Result<StepAns
     Ok(answer)
 }
 
-/// Proves the pending version right before `AWSCURRENT` moves to it: another key than the current one, of the same account, and
-/// Kosli accepts it. The current version, parsed, comes back.
-async fn prove(invocation: &Invocation<'_>, view: &View, pending: &Credential) -> Result<Credential, RotationError> {
-    let current = view
-        .current
-        .as_ref()
-        .ok_or_else(|| current_unreadable(None, invocation.version_id(), invocation.session.secret))?;
+/// What was seen and decided before the move.
+struct Proven {
+    /// The current version, parsed: it is about to be replaced.
+    replaced: Credential,
+    listing: Result<Listing, RotationError>,
+    note: Option<Note>,
+}
+
+/// Proves the pending version right before `AWSCURRENT` moves to it: another key than the current one, of the same account, Kosli
+/// accepts it, and nothing that was seen beside it speaks against it.
+async fn prove(
+    invocation: &Invocation<'_>,
+    view: &View,
+    pending: &Credential,
+    policy: Policy,
+) -> Result<Proven, RotationError> {
+    let session = &invocation.session;
+    let current =
+        view.current.as_ref().ok_or_else(|| current_unreadable(None, invocation.version_id(), session.secret))?;
     // The tag with the key id was checked before the mint; what became of it since must not block the promotion.
     let current = Credential::parse_replaced(current, &view.description, invocation.version_id(), CURRENT)
         .or_else(|_| Credential::parse(current, &view.description, CURRENT))?;
     pending.same_account_as(&current, [PENDING, CURRENT])?;
-    invocation.session.permit(&pending.account)?;
+    session.permit(&pending.account)?;
     if pending.key().same(current.key()) {
-        return Err(pending_is_current(invocation.session.secret, invocation.version_id()));
+        return Err(pending_is_current(session.secret, invocation.version_id()));
     }
-    let accepted = invocation
-        .session
-        .accepts(&pending.account, pending.key(), "the key under AWSPENDING", &ACCEPTANCE_PAUSES)
-        .await?;
-    match accepted {
-        Acceptance::Accepted => Ok(current),
-        Acceptance::Dead => Err(pending_dead(invocation.session.secret, invocation.version_id())),
+    let (accepted, mut listing) = tokio::join!(
+        session.accepts(&pending.account, pending.key(), "the key under AWSPENDING", &ACCEPTANCE_PAUSES),
+        list(invocation, view, pending),
+    );
+    if accepted? == Acceptance::Dead {
+        return Err(pending_dead(session.secret, invocation.version_id()));
+    }
+    let note = decide(invocation, view, pending, &current, policy, &mut listing).await?;
+    Ok(Proven { replaced: current, listing, note })
+}
+
+/// The account's keys. That they cannot be listed stops no promotion: the key under `AWSCURRENT` is dying.
+async fn list(invocation: &Invocation<'_>, view: &View, new: &Credential) -> Result<Listing, RotationError> {
+    let authority = authority(view, new)?;
+    invocation.session.list(&new.account, &authority).await
+}
+
+/// Finds out what decides, and no more. Ok: it is promoted, and this is said of it.
+async fn decide(
+    invocation: &Invocation<'_>,
+    view: &View,
+    pending: &Credential,
+    current: &Credential,
+    policy: Policy,
+    listing: &mut Result<Listing, RotationError>,
+) -> Result<Option<Note>, RotationError> {
+    let session = &invocation.session;
+    let marks = Marks::of(&view.description.arn, current, None);
+    let differing = pending.document.differing_fields(&current.document);
+    let mut facts = Facts::default();
+    loop {
+        let seen = Seen {
+            description: &view.description,
+            pending: (&pending.version, pending.key_id.as_ref(), pending.created),
+            marks: &marks,
+            current: (&current.version, current.key_id.as_ref()),
+            differing: &differing,
+            grace: policy.grace(),
+            take_over_after: session.take_over_after(),
+            now: session.budget.now(),
+            listing: listing.as_ref().ok(),
+            facts,
+        };
+        let next = promotion::next(&seen);
+        facts = seen.facts;
+        match next {
+            Next::Promote(note) => return Ok(note),
+            Next::Stop(stop) => return Err(stopped(invocation, pending, &stop)),
+            Next::Ask(Fact::Entry) => {
+                let (seen, entry) = look_again(invocation, view, pending, &marks).await;
+                // A list that came later than the one at hand shows more.
+                *listing =
+                    seen.or_else(|_| std::mem::replace(listing, Err(pending_value_missing(invocation.session.secret))));
+                facts.entry = Some(entry);
+            }
+            Next::Ask(Fact::HeldKeyIds) => {
+                facts.held = Some(session.held_key_ids(&view.description, &[pending, current]).await?);
+            }
+            Next::Ask(Fact::KeyOf(version)) => {
+                let version = session.read(Which::Id(&version)).await?;
+                let marked = version.and_then(|version| Credential::parse(&version, &view.description, "a label").ok());
+                facts.marked_version = Some(match marked {
+                    None => KeyOf::Unknown,
+                    Some(marked) if marked.holds_key_of(current) => KeyOf::Current,
+                    Some(_) => KeyOf::Other,
+                });
+            }
+            Next::Ask(Fact::CurrentKey) => {
+                let whose = "the key under AWSCURRENT";
+                facts.current_key = Some(session.accepts(&current.account, current.key(), whose, &DEATH_PAUSES).await?);
+            }
+        }
     }
 }
 
+/// Looks for the pending key for some seconds: it may be on the account and not listed yet. What Kosli shows of it by its id comes
+/// beside the last list.
+async fn look_again(
+    invocation: &Invocation<'_>,
+    view: &View,
+    pending: &Credential,
+    marks: &Marks,
+) -> (Result<Listing, RotationError>, Option<KeyEntry>) {
+    let mut listing = Err(pending_value_missing(invocation.session.secret));
+    let is_pending = |key: &&KeyEntry| Some(&key.id) == pending.key_id.as_ref();
+    for (number, &pause) in UNLISTED_PAUSES.iter().enumerate() {
+        // It is worth more time where a key is listed beside it that may be its successor, or may be older than it.
+        let beside = listing.as_ref().is_ok_and(|listing: &Listing| {
+            !marks.lost(&listing.keys, None, &[], Some(&[])).unwrap_or_default().is_empty()
+        });
+        if (number >= STALE_VIEW_PAUSES.len() && !beside) || !invocation.session.budget.pause(pause).await {
+            break;
+        }
+        listing = list(invocation, view, pending).await;
+        if let Ok(listed) = &listing
+            && let Some(entry) = listed.keys.iter().find(is_pending).cloned()
+        {
+            return (listing, Some(entry));
+        }
+    }
+    let (Some(id), Ok(authority)) = (&pending.key_id, authority(view, pending)) else { return (listing, None) };
+    let entry = invocation.session.kosli(&authority.key).get(&pending.account, id).await.ok().flatten();
+    (listing, entry)
+}
+
+/// Why nothing is promoted, in words.
+fn stopped(invocation: &Invocation<'_>, pending: &Credential, stop: &Stop) -> RotationError {
+    let (secret, version_id) = (invocation.session.secret, invocation.version_id());
+    let id = pending.key_id.as_ref().map_or_else(|| "(unknown id)".to_owned(), KeyId::to_string);
+    match stop {
+        Stop::Dying(dying) => pending_key_dying(secret, version_id, &id, &dying.to_string()),
+        Stop::Superseded { ends } => pending_superseded(secret, version_id, &id).current_key_dies(*ends),
+    }
+}
+
+/// What is said of a promotion.
+fn said(invocation: &Invocation<'_>, note: &Note) -> String {
+    match note {
+        Note::EditOverwritten(fields) => {
+            count(&invocation.session.tally.edit_overwritten);
+            format!(
+                "Somebody edited the secret while it was rotated, and the key in that edit is about to die, so the new version \
+                 was promoted over it. Fields that differ: {}. The version under AWSPREVIOUS has the edit: make it once more.",
+                fields.join(", ")
+            )
+        }
+        Note::MayOverwriteEdit(fields) => format!(
+            "Fields other than the key differ between the new version and the one that it has replaced: {}. If somebody edited \
+             the secret while it was rotated, the version under AWSPREVIOUS has the edit.",
+            fields.join(", ")
+        ),
+        Note::OtherKeyWasDead => {
+            "Somebody had put another key under AWSCURRENT while the secret was rotated. Kosli does not \
+                                  accept that key, so the new version was promoted over it; AWSPREVIOUS has it."
+                .to_owned()
+        }
+    }
+}
 /// Moves `AWSCURRENT`: the one write of this step, a compare-and-swap with both version ids. `AWSPENDING` is left to Secrets
 /// Manager; taking it off in a second call "can indicate to Secrets Manager that the rotation did not complete".
 /// Source: <https://docs.aws.amazon.com/secretsmanager/latest/userguide/rotate-secrets_lambda-functions.html>

@@ -49,10 +49,12 @@ impl Marks {
 
     /// Which attempt minted this key to replace the version; `None`: it is none of ours. Never used, not older than the version.
     pub(super) fn attempt_of(&self, key: &KeyEntry) -> Option<Attempt> {
+        self.carried_by(key).filter(|_| key.last_used_at.is_none())
+    }
+
+    /// The same, whether it was used or not: enough to name a key, not to touch it.
+    pub(super) fn carried_by(&self, key: &KeyEntry) -> Option<Attempt> {
         let expires_at = key.expires_at?;
-        if key.last_used_at.is_some() {
-            return None;
-        }
         [Some(&self.own), self.before.as_ref()]
             .into_iter()
             .flatten()

@@ -23,6 +23,9 @@ pub(super) const DEATH_PAUSES: [Duration; 1] = [Duration::from_secs(2)];
 pub(super) const ACCEPTANCE_PAUSES: [Duration; 4] =
     [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
 
+/// A marked key of another execution is taken over when it is older than the function's time-out and this.
+const TAKE_OVER_MARGIN: Duration = Duration::from_secs(15);
+
 /// What a secret is looked at and rotated with, in one invocation.
 pub(super) struct Session<'a> {
     pub(super) function: &'a Function,
@@ -48,6 +51,11 @@ pub(super) struct Authority {
 impl Session<'_> {
     pub(super) fn kosli<'a>(&'a self, key: &'a ApiKey) -> Caller<'a> {
         self.function.kosli.with(&self.budget, key)
+    }
+
+    /// From this age on, the execution that minted a key cannot live any more.
+    pub(super) fn take_over_after(&self) -> Duration {
+        self.budget.function_timeout() + TAKE_OVER_MARGIN
     }
 
     pub(super) async fn read(&self, which: Which<'_>) -> Result<Option<Version>, RotationError> {

@@ -293,7 +293,7 @@ class Alarms(unittest.TestCase):
                     ("AWS/Lambda", "Errors"),
                     ("AWS/Lambda", "Throttles"),
                     *(("KosliKeyRotation", metric) for metric in (
-                        "StepFailed", "SuspectedOrphans", "OldKeyAlive", "CheckUnhealthy", "DaysToCurrentKeyExpiry",
+                        "StepFailed", "SuspectedOrphans", "OldKeyAlive", "EditOverwritten", "CheckUnhealthy", "DaysToCurrentKeyExpiry",
                         "DaysToAdminKeyExpiry",
                     )),
                 },

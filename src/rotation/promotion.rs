@@ -1,0 +1,479 @@
+//! Whether the pending version is promoted (the design's decision 9): from what was seen right before the move. Pure: a fact that costs
+//! a call is asked for, and only where it decides.
+//!
+//! A pending key that is dying stops the promotion. So does a value that a person has put in the place of the one that was replaced,
+//! as long as its key works:
+//!
+//! | what the pending key was minted to replace | the current key | then |
+//! |---|---|---|
+//! | the current version | | promote: a clean rotation |
+//! | another version with the current key: a field was edited meanwhile | dying | promote, and name the fields |
+//! | a version with another key; or the pending version was current before | works | stop: `PendingSuperseded` |
+//! | the same | dead | promote, and say so |
+//! | cannot be told | | promote, and say so where fields differ |
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use super::marks::{HeldUnknown, Marks};
+use crate::clock::{from_epoch_seconds, rfc3339};
+use crate::event::VersionId;
+use crate::identity::KeyId;
+use crate::kosli::{Acceptance, KeyEntry, Listing};
+use crate::marker::Mark;
+use crate::secrets_manager::{Description, PREVIOUS};
+
+/// Kosli's shortest grace period: a key that ends within it is at its end, whoever has set that.
+const NEAR: Duration = Duration::from_secs(3_600);
+
+/// By how much the end of a grace period may differ from what is worked out.
+const TOLERANCE: Duration = Duration::from_secs(300);
+
+/// What was seen. What is `None` was not needed yet.
+pub(super) struct Seen<'a> {
+    pub(super) description: &'a Description,
+    /// The pending version's id, its key's id (where it is known), and when the version was made.
+    pub(super) pending: (&'a VersionId, Option<&'a KeyId>, SystemTime),
+    /// The marks of keys that replace the current version.
+    pub(super) marks: &'a Marks,
+    /// The current version's id, and its key's.
+    pub(super) current: (&'a VersionId, Option<&'a KeyId>),
+    /// The names of the fields, key and key id left out, in which the two documents differ.
+    pub(super) differing: &'a [String],
+    /// How long the current key goes on working after it was rotated.
+    pub(super) grace: Duration,
+    /// From this age on, the execution that minted a key cannot live any more.
+    pub(super) take_over_after: Duration,
+    pub(super) now: SystemTime,
+    /// The account's keys; `None`: they could not be listed.
+    pub(super) listing: Option<&'a Listing>,
+    pub(super) facts: Facts,
+}
+
+/// Facts that cost calls.
+#[derive(Debug, Default)]
+pub(super) struct Facts {
+    /// The pending key, looked for once more because the list does not show it; `Some(None)`: it is not on the account.
+    pub(super) entry: Option<Option<KeyEntry>>,
+    /// Key ids that labelled versions hold.
+    pub(super) held: Option<Vec<KeyId>>,
+    /// Which key the version holds whose mark the pending key carries.
+    pub(super) marked_version: Option<KeyOf>,
+    /// Whether Kosli accepts the current key.
+    pub(super) current_key: Option<Acceptance>,
+}
+
+/// Which key a version holds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum KeyOf {
+    /// The current version's.
+    Current,
+    /// Another.
+    Other,
+    /// It cannot be read.
+    Unknown,
+}
+
+/// What comes next.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum Next {
+    /// Find this out, and decide again.
+    Ask(Fact),
+    /// Move the label, and say this.
+    Promote(Option<Note>),
+    /// Leave the label where it is.
+    Stop(Stop),
+}
+
+/// A fact that costs calls.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum Fact {
+    /// What does Kosli show of the pending key, which is not listed?
+    Entry,
+    /// Which key ids do labelled versions hold?
+    HeldKeyIds,
+    /// Which key does this version hold?
+    KeyOf(VersionId),
+    /// Does Kosli accept the current key?
+    CurrentKey,
+}
+
+/// What has to be said of a promotion.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum Note {
+    /// Somebody edited these fields between mint and store; the current key is dying, so the new version comes first.
+    EditOverwritten(Vec<String>),
+    /// The documents differ in these fields, and which version the pending key replaces cannot be told.
+    MayOverwriteEdit(Vec<String>),
+    /// Somebody had put in another key, which is dead.
+    OtherKeyWasDead,
+}
+
+/// Why nothing is promoted.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Stop {
+    /// The pending key is in a grace period.
+    Dying(Dying),
+    /// Another key than the one that was replaced is current, and Kosli accepts it.
+    Superseded {
+        /// When the current key dies, as far as the list tells.
+        ends: Option<SystemTime>,
+    },
+}
+
+/// How it is known that a key is dying.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Dying {
+    /// The list shows its end.
+    At(SystemTime),
+    /// The list shows the key that replaces it.
+    Replaced(KeyId),
+}
+
+impl fmt::Display for Dying {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(end) => write!(f, "Kosli's list shows its end at {}", rfc3339(*end)),
+            Self::Replaced(id) => write!(f, "another execution took it for lost and replaced it by the key {id}"),
+        }
+    }
+}
+
+/// What the pending key was minted to replace.
+enum Origin {
+    CurrentVersion,
+    SameKey,
+    OtherKey,
+    Unknown,
+}
+
+/// Decides what comes next.
+pub(super) fn next(seen: &Seen<'_>) -> Next {
+    if seen.listing.is_some() && seen.pending.1.is_some() && seen.entry().is_none() && seen.facts.entry.is_none() {
+        return Next::Ask(Fact::Entry);
+    }
+    match dying(seen) {
+        Ok(None) => {}
+        Ok(Some(dying)) => return Next::Stop(Stop::Dying(dying)),
+        Err(HeldUnknown) => return Next::Ask(Fact::HeldKeyIds),
+    }
+    let origin = match seen.origin() {
+        Ok(origin) => origin,
+        Err(fact) => return Next::Ask(fact),
+    };
+    let differing = || seen.differing.to_vec();
+    match (origin, seen.facts.current_key) {
+        (Origin::CurrentVersion, _) => Next::Promote(None),
+        (Origin::SameKey | Origin::Unknown, _) if seen.differing.is_empty() => Next::Promote(None),
+        (Origin::SameKey, _) => Next::Promote(Some(Note::EditOverwritten(differing()))),
+        (Origin::Unknown, _) => Next::Promote(Some(Note::MayOverwriteEdit(differing()))),
+        (Origin::OtherKey, None) => Next::Ask(Fact::CurrentKey),
+        (Origin::OtherKey, Some(Acceptance::Dead)) => Next::Promote(Some(Note::OtherKeyWasDead)),
+        (Origin::OtherKey, Some(Acceptance::Accepted)) => {
+            Next::Stop(Stop::Superseded { ends: seen.current_entry().and_then(end_of) })
+        }
+    }
+}
+
+/// Whether the pending key is in a grace period: the list shows its end, no later than the current key's, or the key that replaces it.
+/// An expiry of its own, which its mark tells, is no such end, unless it is near.
+///
+/// # Errors
+/// [`HeldUnknown`], where it has to be read which ids are held.
+pub(super) fn dying(seen: &Seen<'_>) -> Result<Option<Dying>, HeldUnknown> {
+    let (Some(listing), (_, Some(pending), stored)) = (seen.listing, seen.pending) else { return Ok(None) };
+    let entry = seen.entry();
+    let marked_version = entry.and_then(|entry| seen.marked_version(entry));
+    let minted = entry.map_or(stored, |entry| entry.created_at);
+    let current_end = seen.current_entry().and_then(end_of);
+    let grace_end = minted + seen.grace;
+    if let Some(end) = entry.and_then(end_of) {
+        let current_dies = current_end.map_or(grace_end, |end| end.min(grace_end));
+        let is_near = end <= seen.now + NEAR;
+        if end <= current_dies && (marked_version.is_none() || is_near) {
+            return Ok(Some(Dying::At(end)));
+        }
+    }
+    // Where this Kosli shows the ends of grace periods and the pending key's is its own, it lives, whatever else is there.
+    let shows_ends = current_end.is_some_and(|end| end <= grace_end + TOLERANCE && end + TOLERANCE >= grace_end);
+    if shows_ends && marked_version.is_some() {
+        return Ok(None);
+    }
+    let elsewhere = marked_version.filter(|version| *version != seen.current.0);
+    let of_marked = elsewhere.map(|version| Marks::unproven(&seen.description.arn, version));
+    let marks = of_marked.as_ref().unwrap_or(seen.marks);
+    let except = [pending.clone()];
+    let candidates = marks.lost(&listing.keys, seen.current.1, &except, seen.facts.held.as_deref())?;
+    let successor = candidates.into_iter().map(|(key, _)| key).find(|candidate| match entry {
+        Some(entry) => candidate.created_at > entry.created_at + seen.take_over_after,
+        // Kosli accepts the pending key and shows it no more.
+        None => true,
+    });
+    Ok(successor.map(|key| Dying::Replaced(key.id.clone())))
+}
+
+impl<'a> Seen<'a> {
+    /// What Kosli shows of the pending key.
+    fn entry(&'a self) -> Option<&'a KeyEntry> {
+        let listed = self.listing?.keys.iter().find(|key| Some(&key.id) == self.pending.1);
+        listed.or(self.facts.entry.as_ref().and_then(Option::as_ref))
+    }
+
+    fn current_entry(&self) -> Option<&'a KeyEntry> {
+        self.listing?.keys.iter().find(|key| Some(&key.id) == self.current.1)
+    }
+
+    /// The labelled version whose mark a key carries, the current one before all others.
+    fn marked_version(&self, key: &KeyEntry) -> Option<&'a VersionId> {
+        let expires_at = key.expires_at?;
+        let others = self.description.versions.keys().filter(|version| *version != self.pending.0);
+        std::iter::once(self.current.0)
+            .chain(others)
+            .find(|version| Mark::of(&self.description.arn, version).attempt_in(expires_at).is_some())
+    }
+
+    fn origin(&self) -> Result<Origin, Fact> {
+        let was_current = self.description.holder(PREVIOUS) == Some(self.pending.0);
+        if was_current {
+            return Ok(Origin::OtherKey);
+        }
+        let Some(version) = self.entry().and_then(|entry| self.marked_version(entry)) else {
+            return Ok(Origin::Unknown);
+        };
+        if version == self.current.0 {
+            return Ok(Origin::CurrentVersion);
+        }
+        match self.facts.marked_version {
+            None => Err(Fact::KeyOf(version.clone())),
+            Some(KeyOf::Current) => Ok(Origin::SameKey),
+            Some(KeyOf::Other) => Ok(Origin::OtherKey),
+            Some(KeyOf::Unknown) => Ok(Origin::Unknown),
+        }
+    }
+}
+
+fn end_of(key: &KeyEntry) -> Option<SystemTime> {
+    key.expires_at.map(from_epoch_seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::marker::Attempt;
+
+    const ARN: &str = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:kosli-AbCdEf";
+    const DAY: u64 = 86_400;
+    /// The pending key `k2` was minted now.
+    const NOW: u64 = 1_800_000_000;
+
+    fn at(second: u64) -> SystemTime {
+        from_epoch_seconds(second)
+    }
+
+    fn id(name: &str) -> KeyId {
+        KeyId::parse(name).expect("valid")
+    }
+
+    fn version(name: &str) -> VersionId {
+        VersionId::trusted(name)
+    }
+
+    /// A key that was minted this long after now, to replace a version.
+    fn key(name: &str, replaces: &str, later: u64) -> KeyEntry {
+        let minted = at(NOW + later);
+        let mark = Mark::of(ARN, &version(replaces));
+        KeyEntry {
+            id: id(name),
+            description: String::new(),
+            created_at: minted,
+            expires_at: Some(mark.expires_at(Attempt::fresh(&[]), minted, Duration::from_secs(90 * DAY))),
+            last_used_at: None,
+        }
+    }
+
+    fn ending(key: KeyEntry, later: u64) -> KeyEntry {
+        KeyEntry { expires_at: Some(NOW + later), ..key }
+    }
+
+    /// A case: what was seen, and what comes of it.
+    struct Case {
+        name: &'static str,
+        keys: Option<Vec<KeyEntry>>,
+        differing: &'static [&'static str],
+        was_current: bool,
+        facts: Facts,
+        expected: Next,
+    }
+
+    /// The pending version `v2` with the key `k2`, an hour after the mint; the current version is `v1`, the one before it `v0`.
+    fn decided(case: &Case, facts: Facts) -> Next {
+        let labels = |label: &str| vec![label.to_owned()];
+        let pending = if case.was_current { vec!["AWSPENDING", "AWSPREVIOUS"] } else { vec!["AWSPENDING"] };
+        let description = Description {
+            arn: ARN.to_owned(),
+            name: String::new(),
+            rotation_enabled: true,
+            rotated_before: true,
+            last_changed: None,
+            next_rotation: None,
+            rotation_interval: None,
+            tags: BTreeMap::new(),
+            versions: BTreeMap::from([
+                (version("v0"), labels(if case.was_current { "by-hand" } else { "AWSPREVIOUS" })),
+                (version("v1"), labels("AWSCURRENT")),
+                (version("v2"), pending.into_iter().map(str::to_owned).collect()),
+            ]),
+        };
+        let differing: Vec<String> = case.differing.iter().map(|name| (*name).to_owned()).collect();
+        let listing = case.keys.clone().map(|keys| Listing { keys, odd: 0, at: at(NOW + 3_600) });
+        let (current, pending, key) = (version("v1"), version("v2"), id("k2"));
+        let marks = Marks::unproven(ARN, &current);
+        next(&Seen {
+            description: &description,
+            pending: (&pending, Some(&key), at(NOW)),
+            marks: &marks,
+            current: (&current, Some(&id("k1"))),
+            differing: &differing,
+            grace: Duration::from_secs(DAY),
+            take_over_after: Duration::from_secs(105),
+            now: at(NOW + 3_600),
+            listing: listing.as_ref(),
+            facts,
+        })
+    }
+
+    fn held() -> Facts {
+        Facts { held: Some(vec![id("held")]), ..Facts::default() }
+    }
+
+    fn case(name: &'static str, keys: Vec<KeyEntry>, facts: Facts, expected: Next) -> Case {
+        Case { name, keys: Some(keys), differing: &[], was_current: false, facts, expected }
+    }
+
+    #[test]
+    fn every_row_of_the_decision() {
+        let k1 = || ending(key("k1", "before", 0), 200 * DAY);
+        let k2 = || key("k2", "v1", 0);
+        let clean = || Next::Promote(None);
+        let replaced = |name: &str| Next::Stop(Stop::Dying(Dying::Replaced(id(name))));
+        let ends = |later| Next::Stop(Stop::Dying(Dying::At(at(NOW + later))));
+        let edited = || Some(KeyOf::Current);
+        let other = |current_key| Facts { marked_version: Some(KeyOf::Other), current_key, ..Facts::default() };
+        let note = |note: fn(Vec<String>) -> Note| Next::Promote(Some(note(vec!["note".to_owned()])));
+        let superseded = |ends: Option<u64>| Next::Stop(Stop::Superseded { ends: ends.map(|later| at(NOW + later)) });
+        let cases = [
+            case("a clean rotation", vec![k1(), k2()], Facts::default(), clean()),
+            case("not listed", vec![k1()], Facts::default(), Next::Ask(Fact::Entry)),
+            case("not listed, got by its id", vec![k1()], Facts { entry: Some(Some(k2())), ..held() }, clean()),
+            case("never listed", vec![k1()], Facts { entry: Some(None), ..held() }, clean()),
+            // It is dying.
+            case("its end is shown", vec![k1(), ending(k2(), 7_000)], Facts::default(), ends(7_000)),
+            case("its end is the current key's", vec![k1(), ending(k2(), DAY)], Facts::default(), ends(DAY)),
+            case("its end is later", vec![k1(), ending(k2(), DAY + 1)], Facts::default(), clean()),
+            case("an expiry that Kosli has changed", vec![k1(), ending(k2(), 88 * DAY)], Facts::default(), clean()),
+            case(
+                "a key beside it",
+                vec![k1(), k2(), key("k3", "v1", 106)],
+                Facts::default(),
+                Next::Ask(Fact::HeldKeyIds),
+            ),
+            case("a successor", vec![k1(), k2(), key("k3", "v1", 106)], held(), replaced("k3")),
+            case("one as old as an execution", vec![k1(), k2(), key("k3", "v1", 105)], held(), clean()),
+            case("a successor that is held", vec![k1(), k2(), key("held", "v1", 106)], held(), clean()),
+            case("another version's", vec![k1(), k2(), key("k3", "v2", 106)], held(), clean()),
+            case(
+                "a successor that was used",
+                vec![k1(), k2(), KeyEntry { last_used_at: Some(at(NOW)), ..key("k3", "v1", 106) }],
+                held(),
+                clean(),
+            ),
+            case(
+                "hidden beside a successor",
+                vec![k1(), key("k3", "v1", 106)],
+                Facts { entry: Some(None), ..held() },
+                replaced("k3"),
+            ),
+            case(
+                "this Kosli shows ends, and its own is none",
+                vec![ending(k1(), DAY), k2(), key("k3", "v1", 106)],
+                held(),
+                clean(),
+            ),
+            // What it replaces is not what is current.
+            case("an edit?", vec![k1(), key("k2", "v0", 0)], Facts::default(), Next::Ask(Fact::KeyOf(version("v0")))),
+            Case {
+                differing: &["note"],
+                ..case(
+                    "an edit",
+                    vec![k1(), key("k2", "v0", 0)],
+                    Facts { marked_version: edited(), ..Facts::default() },
+                    note(Note::EditOverwritten),
+                )
+            },
+            case(
+                "an edit that is no more",
+                vec![k1(), key("k2", "v0", 0)],
+                Facts { marked_version: edited(), ..Facts::default() },
+                clean(),
+            ),
+            case("another key", vec![k1(), key("k2", "v0", 0)], other(None), Next::Ask(Fact::CurrentKey)),
+            case(
+                "another key that works",
+                vec![k1(), key("k2", "v0", 0)],
+                other(Some(Acceptance::Accepted)),
+                superseded(Some(200 * DAY)),
+            ),
+            case(
+                "one that works and is hidden",
+                vec![key("k2", "v0", 0)],
+                other(Some(Acceptance::Accepted)),
+                superseded(None),
+            ),
+            case(
+                "another key that is dead",
+                vec![key("k2", "v0", 0)],
+                other(Some(Acceptance::Dead)),
+                Next::Promote(Some(Note::OtherKeyWasDead)),
+            ),
+            Case {
+                was_current: true,
+                ..case("it was current", vec![k1(), k2()], Facts::default(), Next::Ask(Fact::CurrentKey))
+            },
+            Case {
+                was_current: true,
+                ..case(
+                    "it was current, and the current key works",
+                    vec![k1(), k2()],
+                    Facts { current_key: Some(Acceptance::Accepted), ..Facts::default() },
+                    superseded(Some(200 * DAY)),
+                )
+            },
+            // It cannot be told.
+            Case { keys: None, ..case("no list", vec![], Facts::default(), clean()) },
+            Case {
+                keys: None,
+                differing: &["note"],
+                ..case("no list, and documents that differ", vec![], Facts::default(), note(Note::MayOverwriteEdit))
+            },
+            Case {
+                differing: &["note"],
+                ..case(
+                    "the version that it replaces cannot be read",
+                    vec![k1(), key("k2", "v0", 0)],
+                    Facts { marked_version: Some(KeyOf::Unknown), ..Facts::default() },
+                    note(Note::MayOverwriteEdit),
+                )
+            },
+            Case {
+                differing: &["note"],
+                ..case("a clean rotation's fields", vec![k1(), k2()], Facts::default(), clean())
+            },
+        ];
+        for mut case in cases {
+            let facts = std::mem::take(&mut case.facts);
+            assert_eq!(decided(&case, facts), case.expected, "{}", case.name);
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! Something else happens between two calls of a rotation: a person, another execution, a late effect. One test for each kind of
+//! course that was once seen to break a promise, with its neighbours.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail at any line")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use emulator::kosli::{Key, LastUsedAt, ListInGrace, Switches};
+use emulator::rotation::Event;
+use emulator::{BoxFuture, Call, Emulator};
+use http::Request;
+use kosli_key_rotation::marker::{Attempt, Mark};
+use serde_json::json;
+use testbed::{
+    ACCOUNT, DAY, DESCRIPTION, Gate, HOUR, ONCE, ORG, Setting, Testbed, World, aws, done, refused, rfc3339, second,
+    token, version_id,
+};
+
+/// Another execution rotates this key, with this grace period and a successor that carries the mark of the first version. The
+/// successor's value is lost.
+fn rotate_by_another(world: &World, key: &Key, grace_hours: u32) -> String {
+    let before = world.minted().len();
+    rotate_at(&world.emulator, &world.arn, &token("first", 0), key, grace_hours);
+    world.minted().remove(before).id
+}
+
+fn rotate_at(emulator: &Emulator, arn: &str, version: &str, key: &Key, grace_hours: u32) {
+    let expires_at =
+        Mark::of(arn, &version_id(version)).expires_at(Attempt::fresh(&[]), emulator.clock().now(), DAY * 300);
+    let path = format!("/api/v2/service-accounts/{ORG}/{ACCOUNT}/api-keys/{}/rotate", key.id);
+    let body = json!({"grace_period_hours": grace_hours, "expires_at": expires_at}).to_string();
+    let admin = emulator.with_kosli(|kosli| {
+        let admin = kosli.keys().find(|key| key.account != ACCOUNT && key.revoked_at.is_none());
+        admin.unwrap().value.clone()
+    });
+    let request = Request::post(path).header("authorization", format!("Bearer {admin}")).body(body.into()).unwrap();
+    let answer = emulator.with_kosli(|kosli| kosli.handle(&request));
+    assert!(answer.status().is_success(), "{answer:?}");
+}
+
+/// Moves a label, as a person does.
+fn move_label(world: &World, label: &str, to: &str, from: Option<&str>) {
+    let mut body = json!({"SecretId": world.arn, "VersionStage": label, "MoveToVersionId": to});
+    if let Some(from) = from {
+        body["RemoveFromVersionId"] = from.into();
+    }
+    world.aws("UpdateSecretVersionStage", body).unwrap();
+}
+
+/// Writes a version by hand, as a `put-secret-value` that leaves `AWSPENDING` where it is.
+fn put_current(world: &World, value: &str, version: &str) {
+    let body = json!({"SecretId": world.arn, "SecretString": value, "ClientRequestToken": version,
+                      "VersionStages": ["by-hand"]});
+    world.aws("PutSecretValue", body).unwrap();
+    let current = world.emulator.with_secrets_manager(|service| {
+        service.secret(&world.arn).unwrap().versions.labelled("AWSCURRENT").unwrap().id.clone()
+    });
+    move_label(world, "AWSCURRENT", version, Some(&current));
+}
+
+fn warnings(answer: &serde_json::Value) -> String {
+    answer["warnings"].to_string()
+}
+
+/// Cases 1 and 1b. The pending key was taken for lost and replaced by another execution, whose key's value is lost.
+#[test]
+fn a_pending_key_that_another_execution_has_replaced_is_not_promoted_until_it_is_cleared() {
+    Testbed::run(async |testbed| {
+        for list_in_grace in [ListInGrace::OwnExpiry, ListInGrace::EndOfGrace, ListInGrace::Hidden] {
+            for age in [Duration::from_secs(106), HOUR] {
+                let switches = Switches { list_in_grace, ..Switches::default() };
+                let world = testbed.world(&Setting { switches, ..Setting::default() });
+                let rotation = world.until_finish(&second()).await;
+                let pending = world.key("AWSPENDING").unwrap();
+                world.advance(age);
+                world.probe.pending_is_safe.store(false, Ordering::SeqCst);
+                let successor = rotate_by_another(&world, &pending, 1);
+                for _ in 0..2 {
+                    let message = refused(world.step(&rotation, "finishSecret").await, "PendingKeyDying");
+                    assert!(message.contains("update-secret-version-stage") && message.contains("rotate-secret"));
+                    assert_eq!(world.key("AWSCURRENT").unwrap().id, world.first_key);
+                    assert!(world.lives(&successor), "{}", world.story());
+                    assert_eq!(world.count(&["revoke", "UpdateSecretVersionStage"]), 0);
+                }
+                world.clear_pending(&second());
+                world.advance(Duration::from_secs(120));
+                let third = world.begin_rotation(&token("third", 0)).unwrap();
+                assert_eq!(world.drive(&third, ONCE).await, Event::Succeeded, "{}", world.story());
+                assert!(!world.lives(&successor), "{}", world.story());
+                assert_eq!(world.key("AWSCURRENT").unwrap().rotated_at, None);
+            }
+        }
+    });
+}
+
+/// Neighbours of cases 1 and 1b: a lost key that is there beside the pending one says nothing of it where it is older, or not much younger.
+#[test]
+fn a_lost_key_beside_a_pending_key_that_lives_is_swept() {
+    Testbed::run(async |testbed| {
+        for age in [Duration::ZERO, Duration::from_secs(100)] {
+            let world = testbed.world(&Setting::default());
+            let rotation = world.until_finish(&second()).await;
+            world.advance(age);
+            let lost = rotate_by_another(&world, &world.kosli_key(&world.first_key), 24);
+            let answer = done(world.step(&rotation, "finishSecret").await);
+            assert_eq!(answer["revoked_key_ids"], json!([lost]));
+            world.assert_completed();
+        }
+    });
+}
+
+/// Case 3. The key in the edit is the old one, so it is dying.
+#[test]
+fn a_field_that_was_edited_before_the_store_is_overwritten_aloud() {
+    Testbed::run(async |testbed| {
+        for failing in [false, true] {
+            let world = testbed.world(&Setting::default());
+            let rotation = world.until_finish(&second()).await;
+            put_current(&world, &world.edited(), &token("hand", 0));
+            if failing {
+                world.rule("list=error-before:500");
+            }
+            let outcome = world.step(&rotation, "finishSecret").await;
+            assert_ne!(world.key("AWSCURRENT").unwrap().id, world.first_key, "{}", world.story());
+            assert!(world.value("AWSPREVIOUS").unwrap().contains("edited"));
+            if failing {
+                // It was promoted, and what can be told is that the documents differ.
+                refused(outcome, "CleanUpIncomplete");
+                continue;
+            }
+            let answer = done(outcome);
+            assert!(warnings(&answer).contains("AWSPREVIOUS") && warnings(&answer).contains("note"), "{answer}");
+            assert!(!warnings(&answer).contains("edited\""), "{answer}");
+            world.assert_kept();
+        }
+    });
+}
+
+/// Case 3b. Another key that works has been put in, or `AWSCURRENT` moved to one.
+#[test]
+fn another_key_that_works_is_not_overwritten_and_one_that_is_dead_is() {
+    Testbed::run(async |testbed| {
+        for alive in [true, false] {
+            let world = testbed.world(&Setting::default());
+            let rotation = world.until_finish(&second()).await;
+            let now = world.emulator.clock().now();
+            let (id, _) =
+                world.emulator.with_kosli(|kosli| kosli.add_key(ORG, ACCOUNT, DESCRIPTION, now, Some(now + DAY * 90)));
+            let by_hand = world.with_key(&world.kosli_key(&id));
+            put_current(&world, &by_hand, &token("hand", 0));
+            let pending = world.key("AWSPENDING").unwrap().id;
+            if alive {
+                let message = refused(world.step(&rotation, "finishSecret").await, "PendingSuperseded");
+                assert!(message.contains("update-secret-version-stage") && message.contains("rotate-secret"));
+                assert!(message.contains(&pending), "{message}");
+                assert_eq!(world.value("AWSCURRENT"), Some(by_hand));
+                assert!(world.lives(&id) && world.lives(&pending));
+                assert_eq!(world.count(&["revoke", "UpdateSecretVersionStage"]), 0);
+                world.assert_kept();
+            } else {
+                world.probe.current_is_alive.store(false, Ordering::SeqCst);
+                assert!(world.emulator.with_kosli(|kosli| kosli.revoke_key(&id)));
+                let answer = done(world.step(&rotation, "finishSecret").await);
+                assert!(warnings(&answer).contains("another key"), "{answer}");
+                assert_eq!(world.key("AWSCURRENT").unwrap().id, pending);
+            }
+        }
+    });
+}
+
+/// Case 19. The pending version was current before, and a person has moved the label back.
+#[test]
+fn a_version_that_was_current_before_is_not_promoted_again_over_a_key_that_works() {
+    Testbed::run(async |testbed| {
+        for list_in_grace in [ListInGrace::OwnExpiry, ListInGrace::EndOfGrace, ListInGrace::Hidden] {
+            let switches = Switches { list_in_grace, ..Switches::default() };
+            let world = testbed.world(&Setting { switches, ..Setting::default() });
+            let rotation = world.until_finish(&second()).await;
+            done(world.step(&rotation, "finishSecret").await);
+            move_label(&world, "AWSCURRENT", &token("first", 0), Some(&second()));
+            let message = refused(world.step(&rotation, "finishSecret").await, "PendingSuperseded");
+            if list_in_grace == ListInGrace::EndOfGrace {
+                let dies = world.kosli_key(&world.first_key).grace_ends_at.unwrap();
+                assert!(message.contains(&rfc3339(dies)), "{message}");
+            }
+            assert_eq!(world.key("AWSCURRENT").unwrap().id, world.first_key);
+            world.assert_kept();
+        }
+    });
+}
+
+/// Case 20. The key of a version that was rolled back looks never used, and its readers still have it.
+#[test]
+fn the_key_of_a_version_that_was_rolled_back_is_named_and_not_touched() {
+    Testbed::run(async |testbed| {
+        let switches = Switches { last_used_at: LastUsedAt::Never, ..Switches::default() };
+        let world = testbed.world(&Setting { switches, ..Setting::default() });
+        world.rotate_completely(&second()).await;
+        let rolled_back = world.key("AWSCURRENT").unwrap().id;
+        move_label(&world, "AWSCURRENT", &token("first", 0), Some(&second()));
+        world.advance(HOUR);
+        let rotation = world.until_finish(&token("third", 0)).await;
+        let answer = done(world.step(&rotation, "finishSecret").await);
+        assert!(world.lives(&rolled_back), "{}", world.story());
+        assert!(warnings(&answer).contains(&rolled_back), "{answer}");
+        world.assert_kept();
+    });
+}
+
+/// Case 4, and its neighbour where the late key comes before the clean-up.
+#[test]
+fn a_key_that_comes_late_is_ended_by_the_next_rotation() {
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting::default());
+        world.rotate_completely(&second()).await;
+        let late = rotate_by_another(&world, &world.kosli_key(&world.first_key), 24);
+        world.advance(DAY * 2);
+        let rotation = world.until_finish(&token("third", 0)).await;
+        let answer = done(world.step(&rotation, "finishSecret").await);
+        assert_eq!(answer["revoked_key_ids"], json!([late]), "{}", world.story());
+        world.assert_completed();
+    });
+}
+
+/// Case 5. The version whose replacement was lost is now the one before.
+#[test]
+fn a_key_that_was_lost_before_a_roll_back_is_ended_by_the_next_rotation() {
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting::default());
+        world.rotate_completely(&second()).await;
+        world.advance(DAY * 2);
+        let third = world.begin_rotation(&token("third", 0)).unwrap();
+        let before = world.minted().len();
+        world.rule("rotate#1=kill-after");
+        refused(world.step(&third, "createSecret").await, "Runtime.killed");
+        let lost = world.minted().remove(before).id;
+        world.clear_pending(&token("third", 0));
+        world.probe.current_is_alive.store(false, Ordering::SeqCst);
+        move_label(&world, "AWSCURRENT", &token("first", 0), Some(&second()));
+        world.advance(Duration::from_secs(120));
+        let rotation = world.until_finish(&token("fourth", 0)).await;
+        let answer = done(world.step(&rotation, "finishSecret").await);
+        assert!(!world.lives(&lost), "{answer}\n{}", world.story());
+    });
+}
+
+/// Case 6. The old key's revocation needs no list, and one refusal stops no other.
+#[test]
+fn the_old_key_is_revoked_whatever_becomes_of_the_list_and_of_other_keys() {
+    Testbed::run(async |testbed| {
+        for rule in ["list=error-before:503", "list=garble", "revoke#2=refuse:403"] {
+            let world = testbed.world(&Setting { revoke_immediately: true, ..Setting::default() });
+            let rotation = world.until_finish(&second()).await;
+            let lost = [0, 1].map(|_| rotate_by_another(&world, &world.kosli_key(&world.first_key), 24));
+            world.rule(rule);
+            refused(world.step(&rotation, "finishSecret").await, "CleanUpIncomplete");
+            assert!(!world.lives(&world.first_key), "{rule}: {}", world.story());
+            if rule.starts_with("revoke") {
+                let living = lost.iter().filter(|id| world.lives(id)).count();
+                assert_eq!(living, 1, "{rule}: {}", world.story());
+            }
+            world.emulator.faults().clear();
+            done(world.step(&rotation, "finishSecret").await);
+            world.assert_completed();
+        }
+    });
+}
+
+/// Case 12. The key was tested, and the rotation begun anew.
+#[test]
+fn a_tested_key_of_an_abandoned_rotation_is_named_and_not_touched() {
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting::default());
+        world.until_finish(&second()).await;
+        let tested = world.key("AWSPENDING").unwrap().id;
+        world.put(&world.edited(), &token("hand", 0));
+        let rotation = world.until_finish(&token("third", 0)).await;
+        let answer = done(world.step(&rotation, "finishSecret").await);
+        assert!(world.lives(&tested), "{}", world.story());
+        assert!(warnings(&answer).contains(&tested), "{answer}");
+        world.assert_kept();
+    });
+}
+
+/// Something happens once, right before the call of this operation with this number.
+struct Before {
+    operation: &'static str,
+    number: usize,
+    seen: AtomicUsize,
+    emulator: Emulator,
+    act: Box<dyn Fn(&Emulator) + Send + Sync>,
+}
+
+impl Gate for Before {
+    fn pass<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            if call.operation == self.operation && self.seen.fetch_add(1, Ordering::SeqCst) + 1 == self.number {
+                (self.act)(&self.emulator);
+            }
+        })
+    }
+}
+
+/// Case 21. Between the promotion and a revocation somebody else goes on: nothing is revoked while `AWSCURRENT` is elsewhere or another
+/// version is pending.
+#[test]
+fn nothing_is_revoked_once_somebody_else_is_at_work() {
+    Testbed::run(async |testbed| {
+        for label in ["AWSCURRENT", "AWSPENDING"] {
+            let world = testbed.world(&Setting { revoke_immediately: true, ..Setting::default() });
+            let rotation = world.until_finish(&second()).await;
+            let lost = rotate_by_another(&world, &world.kosli_key(&world.first_key), 24);
+            world.probe.pending_is_safe.store(false, Ordering::SeqCst);
+            let body = json!({"SecretId": world.arn, "SecretString": world.edited(), "VersionStages": [label],
+                              "ClientRequestToken": token("hand", 0)});
+            // The first look at the labels belongs to the promotion.
+            world.set_gate(Some(Arc::new(Before {
+                operation: "DescribeSecret",
+                number: 2,
+                seen: AtomicUsize::new(0),
+                emulator: world.emulator.clone(),
+                act: Box::new(move |emulator| {
+                    aws(emulator, "PutSecretValue", &body).unwrap();
+                }),
+            })));
+            let answer = done(world.step(&rotation, "finishSecret").await);
+            assert_eq!(world.count(&["revoke"]), 0, "{}", world.story());
+            assert_eq!(answer["old_key"], "cannot tell", "{answer}");
+            assert!(warnings(&answer).contains(&lost) && warnings(&answer).contains(&world.first_key), "{answer}");
+            assert!(world.lives(&lost) && world.lives(&world.first_key));
+        }
+    });
+}
