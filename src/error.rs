@@ -213,6 +213,13 @@ impl RotationError {
         }
     }
 
+    /// The same error, with something else to do.
+    #[must_use]
+    pub(crate) fn to_be_solved_by(mut self, action: String) -> Self {
+        self.action = action;
+        self
+    }
+
     /// What is wrong and what to do, without what was changed: for a report, which changes nothing.
     pub(crate) fn what_to_do(&self) -> String {
         format!("{} {}", self.what, self.action)

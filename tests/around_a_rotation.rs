@@ -333,3 +333,34 @@ fn nothing_is_revoked_once_somebody_else_is_at_work() {
         }
     });
 }
+
+/// Case 3c, and its neighbour where the label was moved back. The late step is the only one that anybody hears of.
+#[test]
+fn a_late_step_of_an_abandoned_rotation_says_until_when_the_current_key_works() {
+    Testbed::run(async |testbed| {
+        for rolled_back in [false, true] {
+            let world = testbed.world(&Setting::default());
+            let rotation = world.until_finish(&second()).await;
+            if rolled_back {
+                done(world.step(&rotation, "finishSecret").await);
+                world.clear_pending(&second());
+                move_label(&world, "AWSCURRENT", &token("first", 0), Some(&second()));
+            } else {
+                world.put(&world.edited(), &token("hand", 0));
+            }
+            let dies = rfc3339(world.kosli_key(&world.first_key).grace_ends_at.unwrap());
+            for step in ["createSecret", "setSecret", "testSecret", "finishSecret"] {
+                let Err(error) = world.step(&rotation, step).await else { panic!("{step}") };
+                assert!(error.error_type.starts_with("TokenNot"), "{error}");
+                let message = error.error_message;
+                assert!(message.contains(&dies) && message.contains("rotate-secret"), "{step}: {message}");
+                assert!(!message.contains("Nothing needs to be done"), "{step}: {message}");
+            }
+            // A rotation makes it good, and then the late step has nothing to say.
+            let third = world.begin_rotation(&token("third", 0)).unwrap();
+            assert_eq!(world.drive(&third, ONCE).await, Event::Succeeded, "{}", world.story());
+            let Err(error) = world.step(&rotation, "testSecret").await else { panic!("testSecret") };
+            assert!(error.error_message.contains("Nothing needs to be done"), "{error}");
+        }
+    });
+}

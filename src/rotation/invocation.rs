@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::credential::Credential;
 use super::failures::{current_unreadable, estimated_death};
 use super::session::{AdminKey, Session};
+use crate::by_hand;
 use crate::error::RotationError;
 use crate::event::{RotationEvent, VersionId};
 use crate::secrets_manager::{CURRENT, Description, PREVIOUS, Version, Which};
@@ -138,6 +140,32 @@ impl Invocation<'_> {
         }
     }
 
+    /// A step that comes late for a version with a value, while the key that this version was made to replace is current (again): the
+    /// rotation was abandoned, and its mint has begun that key's grace period (the design's decision 16).
+    async fn unless_current_is_dying(
+        &self,
+        error: RotationError,
+        description: &Description,
+        abandoned: Option<&Version>,
+    ) -> RotationError {
+        let session = &self.session;
+        let Some(abandoned) = abandoned else { return error };
+        let (current, previous) =
+            tokio::join!(session.read(Which::Label(CURRENT)), session.read(Which::Label(PREVIOUS)));
+        let parse = |version: Result<Option<Version>, RotationError>| {
+            version.ok().flatten().and_then(|version| Credential::parse(&version, description, CURRENT).ok())
+        };
+        let (Some(current), Some(previous)) = (parse(current), parse(previous)) else { return error };
+        // The same key under both: somebody edited a field. Our version under AWSPREVIOUS: somebody moved the label back.
+        let is_current_again = previous.holds_key_of(&current) || previous.version == *self.version_id();
+        let (policy, _) = session.function.config.policy.with_readable_tags(&description.tags);
+        let dies = estimated_death(abandoned.created, policy);
+        if !is_current_again || dies <= session.budget.now() {
+            return error;
+        }
+        error.to_be_solved_by(format!("Rotate now: {}.", by_hand::rotate(session.secret))).current_key_dies_about(dies)
+    }
+
     /// Reads what the step needs, side by side, and again while what should be visible is not.
     pub(super) async fn observe(&self, needs: Needs) -> Result<View, RotationError> {
         let session = &self.session;
@@ -167,7 +195,10 @@ impl Invocation<'_> {
             {
                 continue;
             }
-            let standing = standing?;
+            let standing = match standing {
+                Ok(standing) => standing,
+                Err(error) => return Err(self.unless_current_is_dying(error, &description, pending.as_ref()).await),
+            };
             let current = current.filter(|version| version.id != *self.version_id());
             if let Standing::Pending { current: holder } = &standing
                 && needs.current
