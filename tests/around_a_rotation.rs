@@ -356,6 +356,11 @@ fn a_late_step_of_an_abandoned_rotation_says_until_when_the_current_key_works() 
                 assert!(message.contains(&dies) && message.contains("rotate-secret"), "{step}: {message}");
                 assert!(!message.contains("Nothing needs to be done"), "{step}: {message}");
             }
+            let report = done(world.invoke(0, &json!({"Step": "checkSecret", "SecretId": world.arn})).await);
+            let check =
+                report["checks"].as_array().unwrap().iter().find(|check| check["name"] == "current-key").unwrap();
+            assert_eq!(check["ok"], false, "{report}");
+            assert!(check["detail"].as_str().unwrap().contains(&dies), "{report}");
             // A rotation makes it good, and then the late step has nothing to say.
             let third = world.begin_rotation(&token("third", 0)).unwrap();
             assert_eq!(world.drive(&third, ONCE).await, Event::Succeeded, "{}", world.story());

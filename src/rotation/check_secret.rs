@@ -203,7 +203,18 @@ impl Checkup<'_> {
             }
         };
         let rotating = pending.is_some() || self.has_marked_keys(&current, previous.as_ref(), &listing);
-        self.check_current_key(&current, rotating).await;
+        match self.abandoned(pending_id.is_some(), &current, previous.as_ref(), &listing) {
+            Some((successor, dies)) => self.not_ok(
+                CheckName::CurrentKey,
+                format!(
+                    "A rotation that was abandoned has minted the successor {successor} of the current key, which works until about \
+                     {}. Rotate now: {}.",
+                    rfc3339(dies),
+                    by_hand::rotate(session.secret)
+                ),
+            ),
+            None => self.check_current_key(&current, rotating).await,
+        }
         let expiry = self.check_key_id(&current, &authority, &listing).await;
         self.check_old_key(&current, previous.as_ref(), &authority, &listing).await;
         self.check_orphans(&current, previous.as_ref(), pending.as_ref(), &listing).await;
@@ -257,6 +268,22 @@ impl Checkup<'_> {
     fn has_marked_keys(&self, current: &Credential, previous: Option<&Credential>, listing: &Listing) -> bool {
         let marks = Marks::of(&self.description.arn, current, previous);
         listing.keys.iter().any(|key| current.key_id.as_ref() != Some(&key.id) && marks.attempt_of(key).is_some())
+    }
+
+    /// The successor of the current key that a rotation has minted, though none is pending any more, and when the current key dies
+    /// of that.
+    fn abandoned(
+        &self,
+        is_pending: bool,
+        current: &Credential,
+        previous: Option<&Credential>,
+        listing: &Listing,
+    ) -> Option<(KeyId, SystemTime)> {
+        let marks = Marks::of(&self.description.arn, current, previous);
+        let successors = listing.keys.iter().filter(|key| current.key_id.as_ref() != Some(&key.id));
+        let first = successors.filter(|key| marks.carried_by(key).is_some()).min_by_key(|key| key.created_at)?;
+        let dies = first.created_at + self.policy.grace();
+        (!is_pending && dies > self.now).then(|| (first.id.clone(), dies))
     }
 
     async fn check_current_key(&mut self, current: &Credential, rotating: bool) {
