@@ -215,7 +215,7 @@ impl RotationError {
 
     /// The same error, with something else to do.
     #[must_use]
-    pub(crate) fn to_be_solved_by(mut self, action: String) -> Self {
+    pub(crate) fn with_action(mut self, action: String) -> Self {
         self.action = action;
         self
     }

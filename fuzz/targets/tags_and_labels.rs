@@ -107,7 +107,8 @@ impl<'a> World<'a> {
     }
 
     fn environment(&self) -> Policy {
-        let variable = |name: &str| self.variables.get(name).map(|value| (*value).to_owned()).or_else(|| set_by_lambda(name));
+        let variable =
+            |name: &str| self.variables.get(name).map(|value| (*value).to_owned()).or_else(|| set_by_lambda(name));
         match Config::from_vars(variable) {
             Ok(config) => {
                 let host = config.host.host_str().expect("a host").to_owned();

@@ -55,7 +55,7 @@ pub(super) struct Promoted<'a> {
 /// The version that was current before.
 pub(super) enum Replaced {
     /// It was seen right before the promotion.
-    Seen(Credential),
+    Seen(Box<Credential>),
     /// This step comes again: it is the version under `AWSPREVIOUS`, if there is one.
     Previous(Option<VersionId>),
 }
@@ -138,7 +138,7 @@ async fn resolve(
     replaced: Replaced,
 ) -> Result<Option<Credential>, RotationError> {
     let version = match replaced {
-        Replaced::Seen(credential) => return Ok(Some(credential)),
+        Replaced::Seen(credential) => return Ok(Some(*credential)),
         Replaced::Previous(None) => return Ok(None),
         Replaced::Previous(Some(version)) => version,
     };

@@ -248,10 +248,8 @@ pub(super) fn promoted_key_dying(secret: &SecretId, how: &str) -> RotationError 
 pub(super) fn pending_superseded(secret: &SecretId, version_id: &VersionId, key: &str) -> RotationError {
     RotationError::before_any_change(
         ErrorKind::PendingSuperseded,
-        format!(
-            "Somebody changed the secret while it was rotated: the version under AWSCURRENT holds another key than the one that \
-             the version under AWSPENDING was made to replace, and Kosli accepts it. It is not overwritten."
-        ),
+        "Somebody changed the secret while it was rotated: the version under AWSCURRENT holds another key than the one that \
+             the version under AWSPENDING was made to replace, and Kosli accepts it. It is not overwritten.",
         format!(
             "If the key under AWSCURRENT is to stay: {} The key {key}, which the pending version holds, lives on then, and no \
              rotation ends it: revoke it in Kosli when nobody uses it. {TRY_AGAIN_AFTERWARDS}",

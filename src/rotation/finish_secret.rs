@@ -60,7 +60,7 @@ pub(super) async fn finish_secret(invocation: &Invocation<'_>) -> Result<StepAns
             info!(version_id = %invocation.version_id(), "AWSCURRENT moved to the new version");
             let mut answer = invocation.answer(Outcome::Promoted);
             answer.warnings.extend(proven.note.map(|note| said(invocation, &note)));
-            let replaced = Replaced::Seen(proven.replaced);
+            let replaced = Replaced::Seen(Box::new(proven.replaced));
             let promoted = Promoted { view: &view, new: pending, replaced, listing: proven.listing, policy };
             clean_up(invocation, promoted, answer).await?
         }

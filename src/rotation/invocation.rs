@@ -163,7 +163,7 @@ impl Invocation<'_> {
         if !is_current_again || dies <= session.budget.now() {
             return error;
         }
-        error.to_be_solved_by(format!("Rotate now: {}.", by_hand::rotate(session.secret))).current_key_dies_about(dies)
+        error.with_action(format!("Rotate now: {}.", by_hand::rotate(session.secret))).current_key_dies_about(dies)
     }
 
     /// Reads what the step needs, side by side, and again while what should be visible is not.

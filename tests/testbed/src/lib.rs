@@ -4,7 +4,7 @@
 //! waits, so that minutes of time-outs and pauses take no time, and the same case takes the same course again and again.
 //!
 //! - [`values`]: what things are called, and what is in a secret's value
-//! - [`clock`]: time
+//! - [`mod@clock`], which stands still: time
 //! - [`canary`], [`emitted`]: the search for keys and rotation tokens in all that the function emits
 //! - [`setting`]: what distinguishes one world from another
 //! - [`faults`]: everything that can befall a call, in one table
