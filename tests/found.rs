@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use emulator::kosli::Switches;
+use emulator::kosli::{ExpiresAt, Switches};
 use emulator::rotation::{Event, step_event};
 use emulator::secrets_manager::{RotationOutcome, Staleness};
 use serde_json::json;
@@ -48,5 +48,20 @@ fn a_loser_whose_reads_are_stale_revokes_its_key() {
         assert!(first.is_ok() && second.is_ok(), "{first:?} {second:?}");
         assert_eq!(world.drive(&rotation, RETRIES).await, Event::Succeeded);
         assert_eq!(world.check_completed(), [""; 0], "{}", world.story());
+    });
+}
+
+/// Found by a random schedule: Kosli cuts expiries to the day, which takes the mark away, and the grace period is longer than a key's
+/// life. The new key's own expiry was taken for the end of a grace period.
+#[test]
+fn a_short_life_is_no_grace_period() {
+    Testbed::run(async |testbed| {
+        for shape in [Shape::ApiKey, Shape::WithoutId, Shape::Plain] {
+            let switches = Switches { expires_at: ExpiresAt::StartOfDay, ..Switches::default() };
+            let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+            let variables = vec![set("KOSLI_GRACE_PERIOD_HOURS", "720"), set("KOSLI_KEY_TTL_DAYS", "14")];
+            let world = testbed.world(&Setting { switches, shape, variables, ..Setting::default() });
+            assert_eq!(world.rotate(&token("second", 0), RETRIES).await, Event::Succeeded, "{}", world.story());
+        }
     });
 }

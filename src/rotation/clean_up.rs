@@ -208,6 +208,7 @@ impl CleanUp<'_> {
                 current: (&replaced.version, replaced.key_id.as_ref()),
                 differing: &[],
                 grace: policy.grace(),
+                life: policy.life(),
                 take_over_after: session.take_over_after(),
                 now: session.budget.now(),
                 listing: Some(listing),

@@ -136,6 +136,7 @@ async fn decide(
             current: (&current.version, current.key_id.as_ref()),
             differing: &differing,
             grace: policy.grace(),
+            life: policy.life(),
             take_over_after: session.take_over_after(),
             now: session.budget.now(),
             listing: listing.as_ref().ok(),

@@ -152,10 +152,17 @@ impl Invocation<'_> {
         let Some(abandoned) = abandoned else { return error };
         let (current, previous) =
             tokio::join!(session.read(Which::Label(CURRENT)), session.read(Which::Label(PREVIOUS)));
-        let parse = |version: Result<Option<Version>, RotationError>| {
-            version.ok().flatten().and_then(|version| Credential::parse(&version, description, CURRENT).ok())
+        let parse = |version: &Version| Credential::parse(version, description, CURRENT).ok();
+        let labelled = |read: Result<Option<Version>, RotationError>| read.ok().flatten().as_ref().and_then(parse);
+        let (Some(successor), Some(current), Some(previous)) =
+            (parse(abandoned), labelled(current), labelled(previous))
+        else {
+            return error;
         };
-        let (Some(current), Some(previous)) = (parse(current), parse(previous)) else { return error };
+        // A version with the current key itself is no rotation's: nothing was minted for it.
+        if successor.holds_key_of(&current) {
+            return error;
+        }
         // The same key under both: somebody edited a field. Our version under AWSPREVIOUS: somebody moved the label back.
         let is_current_again = previous.holds_key_of(&current) || previous.version == *self.version_id();
         let (policy, _) = session.function.config.policy.with_readable_tags(&description.tags);

@@ -20,11 +20,14 @@ use crate::clock::{from_epoch_seconds, rfc3339};
 use crate::event::VersionId;
 use crate::identity::KeyId;
 use crate::kosli::{Acceptance, KeyEntry, Listing};
-use crate::marker::Mark;
+use crate::marker::{Mark, WINDOW};
 use crate::secrets_manager::{Description, PREVIOUS};
 
 /// Kosli's shortest grace period: a key that ends within it is at its end, whoever has set that.
 const NEAR: Duration = Duration::from_secs(3_600);
+
+/// By how much Kosli may have shortened an expiry that still counts as the key's own.
+const DAY: Duration = Duration::from_secs(86_400);
 
 /// By how much the end of a grace period may differ from what is worked out.
 const TOLERANCE: Duration = Duration::from_secs(300);
@@ -42,6 +45,8 @@ pub(super) struct Seen<'a> {
     pub(super) differing: &'a [String],
     /// How long the current key goes on working after it was rotated.
     pub(super) grace: Duration,
+    /// The longest that a new key lives.
+    pub(super) life: Duration,
     /// From this age on, the execution that minted a key cannot live any more.
     pub(super) take_over_after: Duration,
     pub(super) now: SystemTime,
@@ -176,7 +181,7 @@ pub(super) fn next(seen: &Seen<'_>) -> Next {
 }
 
 /// Whether the pending key is in a grace period: the list shows its end, no later than the current key's, or the key that replaces it.
-/// An expiry of its own, which its mark tells, is no such end, unless it is near.
+/// An expiry of its own, which its mark or the length of its life tells, is no such end, unless it is near.
 ///
 /// # Errors
 /// [`HeldUnknown`], where it has to be read which ids are held.
@@ -190,7 +195,9 @@ pub(super) fn dying(seen: &Seen<'_>) -> Result<Option<Dying>, HeldUnknown> {
     if let Some(end) = entry.and_then(end_of) {
         let current_dies = current_end.map_or(grace_end, |end| end.min(grace_end));
         let is_near = end <= seen.now + NEAR;
-        if end <= current_dies && (marked_version.is_none() || is_near) {
+        // Its own expiry carries a mark, or Kosli has changed it: by a day at the most, or there would be nothing to tell it by.
+        let is_own = marked_version.is_some() || end + Duration::from_secs(WINDOW) + DAY >= minted + seen.life;
+        if end <= current_dies && (is_near || !is_own) {
             return Ok(Some(Dying::At(end)));
         }
     }
@@ -303,6 +310,7 @@ mod tests {
         keys: Option<Vec<KeyEntry>>,
         differing: &'static [&'static str],
         was_current: bool,
+        grace_days: u64,
         facts: Facts,
         expected: Next,
     }
@@ -336,7 +344,8 @@ mod tests {
             marks: &marks,
             current: (&current, Some(&id("k1"))),
             differing: &differing,
-            grace: Duration::from_secs(DAY),
+            grace: Duration::from_secs(case.grace_days * DAY),
+            life: Duration::from_secs(90 * DAY),
             take_over_after: Duration::from_secs(105),
             now: at(NOW + 3_600),
             listing: listing.as_ref(),
@@ -349,7 +358,7 @@ mod tests {
     }
 
     fn case(name: &'static str, keys: Vec<KeyEntry>, facts: Facts, expected: Next) -> Case {
-        Case { name, keys: Some(keys), differing: &[], was_current: false, facts, expected }
+        Case { name, keys: Some(keys), differing: &[], was_current: false, grace_days: 1, facts, expected }
     }
 
     #[test]
@@ -373,6 +382,24 @@ mod tests {
             case("its end is the current key's", vec![k1(), ending(k2(), DAY)], Facts::default(), ends(DAY)),
             case("its end is later", vec![k1(), ending(k2(), DAY + 1)], Facts::default(), clean()),
             case("an expiry that Kosli has changed", vec![k1(), ending(k2(), 88 * DAY)], Facts::default(), clean()),
+            Case {
+                grace_days: 120,
+                ..case(
+                    "the same, in a long grace period",
+                    vec![k1(), ending(k2(), 88 * DAY)],
+                    Facts::default(),
+                    clean(),
+                )
+            },
+            Case {
+                grace_days: 120,
+                ..case(
+                    "its end, in a long grace period",
+                    vec![k1(), ending(k2(), 30 * DAY)],
+                    Facts::default(),
+                    ends(30 * DAY),
+                )
+            },
             case(
                 "a key beside it",
                 vec![k1(), k2(), key("k3", "v1", 106)],
