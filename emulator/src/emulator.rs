@@ -156,6 +156,13 @@ impl Emulator {
         }
     }
 
+    /// For a hook that holds a call back while others go on and time passes for them: until what comes back is dropped, one call
+    /// that is being handled counts as one that waits for time.
+    pub fn set_aside(&self) -> Aside {
+        self.0.busy.fetch_sub(1, Ordering::SeqCst);
+        Aside(self.clone())
+    }
+
     /// The execution environment of a function that was started by somebody else.
     pub(crate) fn environment(&self) -> &Arc<Environment> {
         &self.0.environment
@@ -322,6 +329,17 @@ impl State {
 pub(crate) async fn quiet_rounds() {
     for _ in 0..QUIET_ROUNDS {
         tokio::task::yield_now().await;
+    }
+}
+
+/// A call that is held back while time passes for others: see [`Emulator::set_aside`].
+#[must_use = "the call counts as being handled again as soon as this is dropped"]
+pub struct Aside(Emulator);
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        self.0.0.busy.fetch_add(1, Ordering::SeqCst);
+        self.0.0.activity.fetch_add(1, Ordering::SeqCst);
     }
 }
 

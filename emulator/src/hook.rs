@@ -13,7 +13,8 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// It is told about calls to Secrets Manager and Kosli only, never about the Runtime API or the control pages.
 pub trait Hook: Send + Sync {
     /// Before anything happens. It may wait (so that a test can put the calls of two executions into any order), and it
-    /// may name a fault that the call shall meet. While it waits the call counts as being handled: a frozen clock stands.
+    /// may name a fault that the call shall meet. While it waits the call counts as being handled, and a frozen clock
+    /// stands, unless it is [set aside](crate::Emulator::set_aside).
     fn before<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Option<Fault>> {
         let _ = call;
         Box::pin(std::future::ready(None))

@@ -40,7 +40,7 @@ pub mod tls;
 
 pub use call::{Call, Service};
 pub use clock::Clock;
-pub use emulator::Emulator;
+pub use emulator::{Aside, Emulator};
 pub use fault_plan::FaultPlan;
 pub use faults::Fault;
 pub use hook::{BoxFuture, Hook};
