@@ -41,6 +41,8 @@ pub struct Probe {
     pub(crate) violations: Mutex<Vec<String>>,
     /// What has happened, in order.
     pub(crate) told: Mutex<Vec<Told>>,
+    /// The values of keys that a person has ended: what becomes of them is not the function's.
+    ended_by_hand: Mutex<Vec<String>>,
     /// Whether the current key is expected to be alive at all.
     pub current_is_alive: AtomicBool,
     /// Whether a pending key is expected never to be put into a grace period.
@@ -120,6 +122,7 @@ impl Probe {
             leashes: executions.iter().map(Leash::of).collect(),
             violations: Mutex::default(),
             told: Mutex::default(),
+            ended_by_hand: Mutex::default(),
             current_is_alive: true.into(),
             pending_is_safe: true.into(),
             gate: Mutex::default(),
@@ -144,8 +147,10 @@ impl Probe {
         let (current, pending) = (held("AWSCURRENT"), held("AWSPENDING"));
         let now = self.emulator.clock().now();
         let mut broken = Vec::new();
+        let ended_by_hand = self.ended_by_hand.lock().unwrap();
         self.emulator.with_kosli(|kosli| {
             if let Some(current) = &current
+                && !ended_by_hand.contains(current)
                 && self.current_is_alive.load(Ordering::SeqCst)
                 && !kosli.keys().any(|key| key.value == *current && key.is_live_at(now))
             {
@@ -153,6 +158,7 @@ impl Probe {
             }
             if let Some(pending) = &pending
                 && pending_only(&current, pending)
+                && !ended_by_hand.contains(pending)
                 && self.pending_is_safe.load(Ordering::SeqCst)
                 && kosli
                     .keys()
@@ -205,6 +211,17 @@ impl Probe {
     /// A key that is nobody's business here, from now on.
     pub fn add_stranger(&self, id: String) {
         self.strangers.lock().unwrap().push(id);
+    }
+
+    /// A person has ended the key with this value, or has gone back to it although it is dead: that it does not work is not the
+    /// function's doing.
+    pub fn ended_by_hand(&self, value: String) {
+        self.ended_by_hand.lock().unwrap().push(value);
+    }
+
+    /// Something else that must not be: it is reported with what the probe itself has seen.
+    pub fn report(&self, what: String) {
+        self.violations.lock().unwrap().push(what);
     }
 }
 

@@ -71,7 +71,7 @@ impl Setting {
 
 impl Shape {
     /// A value in this shape, of the key with this id.
-    pub(crate) fn value(self, id: &str, value: &str) -> String {
+    pub fn value(self, id: &str, value: &str) -> String {
         match self {
             Self::ApiKey => json!({"note": "ours", "org": ORG, "service_account": ACCOUNT, "key_id": id,
                                     "api_key": value, "number": 7})
