@@ -11,6 +11,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail at any line")]
 
+pub mod course;
+pub mod excused;
+pub mod ledger;
+pub mod turns;
+
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,9 +34,21 @@ pub fn asked_for<C: FromStr<Err: Debug>>() -> Option<C> {
     Some(text.parse().unwrap_or_else(|error| panic!("{CASE} is no case of this test: {error:?}")))
 }
 
+/// Whether all is to be run that there is, however long it takes: `.ci/run --all` says so.
+pub fn everything() -> bool {
+    std::env::var_os("EVERYTHING").is_some()
+}
+
 /// What a person types to run this case alone.
 pub fn replay(test: &str, case: &impl Display) -> String {
     format!("{CASE}='{case}' cargo exhaustive --test {test}")
+}
+
+/// The kind of a failure: what was broken, without the ids and times in it.
+pub fn kind(what: &str) -> String {
+    let what = what.split(": Key {").next().unwrap_or_default().split(", after call").next().unwrap_or_default();
+    let plain = |word: &&str| !word.chars().any(|c| c.is_ascii_digit()) || word.starts_with(['I', '(']);
+    what.split(' ').filter(plain).collect::<Vec<_>>().join(" ")
 }
 
 /// Does every piece of work, one after the other on each core, on a testbed of that core's own.
