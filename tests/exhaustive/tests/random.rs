@@ -61,9 +61,8 @@ fn troubles(service: Service) -> Vec<Trouble> {
     troubles.retain(|trouble| !matches!(trouble.fault, Fault::LateEffect(by) if by > LATEST));
     // Calls that are made side by side would run out of time at the same instant and draw their jitter in any order, and a seed would
     // not replay. Such a silence befalls every call in `faults`.
-    troubles.retain(|trouble| {
-        !(matches!(trouble.fault, Fault::NoAnswer | Fault::NoAnswerAfter) && !trouble.lasts.is_zero())
-    });
+    let is_silence = |fault: &Fault| matches!(fault, Fault::NoAnswer | Fault::NoAnswerAfter);
+    troubles.retain(|trouble| trouble.lasts.is_zero() || !is_silence(&trouble.fault));
     // Twice as often as the others: they end more.
     let kills = troubles.iter().filter(|trouble| matches!(trouble.fault, Fault::KillBefore | Fault::KillAfter));
     troubles.extend(kills.cloned().collect::<Vec<_>>());
