@@ -100,7 +100,7 @@ def emulator(tmp_path):
     running = Emulator(tmp_path / "emulator.log")
     yield running
     running.process.terminate()
-    running.process.wait(10)
+    running.process.wait(60)
     # Shown for a test that fails.
     print(running.log.read_text())
 
@@ -133,4 +133,4 @@ def moto_server(folder):
         yield endpoint
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)

@@ -70,5 +70,5 @@ class RuntimeApi:
 
     def stop(self):
         self._process.kill()
-        self._process.wait(10)
+        self._process.wait(60)
         self._server.shutdown()

@@ -22,7 +22,7 @@ def emulator(tmp_path):
     running = Emulator(tmp_path / "emulator.log", function=None)
     yield running
     running.process.terminate()
-    running.process.wait(10)
+    running.process.wait(60)
     print(running.log.read_text())
 
 
@@ -72,7 +72,7 @@ class Watch:
 
     def stop(self):
         os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(60)
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def emulator(request, tmp_path):
     running = Printing(request.param, tmp_path / "emulator.log")
     yield running
     running.process.terminate()
-    running.process.wait(10)
+    running.process.wait(60)
     print(running.log.read_text())
 
 

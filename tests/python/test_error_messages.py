@@ -16,7 +16,7 @@ def emulator(tmp_path):
     running = Emulator(tmp_path / "emulator.log", function=None)
     yield running
     running.process.terminate()
-    running.process.wait(10)
+    running.process.wait(60)
     print(running.log.read_text())
 
 

@@ -119,4 +119,4 @@ def test_the_documented_key_that_rotates(tmp_path, privilege):
     finally:
         world.stop()
         emulator.process.terminate()
-        emulator.process.wait(10)
+        emulator.process.wait(60)
