@@ -7,14 +7,14 @@ use tracing::{info, warn};
 use super::credential::{Credential, KEY_ID_LABEL};
 use super::failures::{Role, promoted_key_dying, try_again};
 use super::invocation::{Invocation, OldKey, StepAnswer, View};
-use super::marks::Marks;
+use super::marks::{LeftOver, Marks, left_over};
 use super::promotion::{self, Facts, Seen};
 use super::session::Authority;
 use crate::config::{Policy, RevokeOldKey};
 use crate::error::{Change, ErrorKind, RotationError};
 use crate::event::VersionId;
 use crate::identity::KeyId;
-use crate::kosli::{Acceptance, KeyEntry, KosliError, Listing};
+use crate::kosli::{Acceptance, KosliError, Listing};
 use crate::metrics::count;
 use crate::secrets_manager::{CURRENT, Description, PENDING, PREVIOUS, Which};
 
@@ -289,7 +289,7 @@ impl CleanUp<'_> {
             .collect();
         let known: Vec<KeyId> = [&self.new.key_id, &self.replaced.key_id].into_iter().flatten().cloned().collect();
         // Which ids are held costs reads.
-        let suspects = left_over(listing, &versions, &known, &known);
+        let suspects = left_over(&listing.keys, &versions, &known, &known);
         if suspects == LeftOver::default() {
             return;
         }
@@ -302,7 +302,7 @@ impl CleanUp<'_> {
             }
             Err(error) => return failures.push(error),
         };
-        let found = left_over(listing, &versions, &held.at_any_time, &held.now);
+        let found = left_over(&listing.keys, &versions, &held.at_any_time, &held.now);
         for id in &found.lost {
             match self.revoke(id, "lost").await {
                 Ok(true) => {
@@ -405,39 +405,6 @@ struct Held {
     now: Vec<KeyId>,
 }
 
-/// Keys that were minted to replace versions of the secret, and that no version holds.
-#[derive(Debug, Default, Eq, PartialEq)]
-pub(super) struct LeftOver {
-    /// Never used: their values were lost.
-    pub(super) lost: Vec<KeyId>,
-    /// Somebody has used them, or a version has held them.
-    pub(super) in_use: Vec<KeyId>,
-}
-
-/// Looks through a list for what the replacement of these versions has left behind; with each goes its own key's id. `held_before` are
-/// the ids that are not touched, whatever their mark, and `held` those of them that are in place.
-pub(super) fn left_over(
-    listing: &Listing,
-    versions: &[(Marks, Option<&KeyId>)],
-    held_before: &[KeyId],
-    held: &[KeyId],
-) -> LeftOver {
-    let mut found = LeftOver::default();
-    let ids = |keys: &mut dyn Iterator<Item = &KeyEntry>| keys.map(|key| key.id.clone()).collect::<Vec<_>>();
-    for (marks, own) in versions {
-        // That something is held is known: `lost` has nothing to ask.
-        let lost = marks.lost(&listing.keys, *own, held_before, Some(&[])).unwrap_or_default();
-        found.lost.extend(ids(&mut lost.into_iter().map(|(key, _)| key)));
-        let marked = listing.keys.iter().filter(|key| *own != Some(&key.id) && marks.carried_by(key).is_some());
-        found.in_use.extend(ids(&mut marked.filter(|key| !held.contains(&key.id))));
-    }
-    found.lost.dedup();
-    let LeftOver { lost, in_use } = &mut found;
-    in_use.retain(|id| !lost.contains(id));
-    in_use.dedup();
-    found
-}
-
 /// Uses the old key until Kosli refuses it, for some seconds.
 async fn proof_of_death(invocation: &Invocation<'_>, replaced: &Credential) -> OldKey {
     let mut pauses = DEATH_PROOF_PAUSES.iter();
@@ -450,62 +417,6 @@ async fn proof_of_death(invocation: &Invocation<'_>, replaced: &Credential) -> O
         match pauses.next() {
             Some(&pause) if invocation.session.budget.pause(pause).await => {}
             _ => return verdict,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::SystemTime;
-
-    use super::*;
-    use crate::clock::from_epoch_seconds;
-    use crate::kosli::KeyEntry;
-    use crate::marker::{Attempt, Mark};
-
-    const ARN: &str = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:kosli-AbCdEf";
-    const NOW: u64 = 1_800_000_000;
-
-    fn id(id: &str) -> KeyId {
-        KeyId::parse(id).expect("valid")
-    }
-
-    /// A key with the mark of a version, never used.
-    fn key(name: &str, version: &str, description: &str) -> KeyEntry {
-        let now = from_epoch_seconds(NOW);
-        let mark = Mark::of(ARN, &VersionId::trusted(version));
-        KeyEntry {
-            id: id(name),
-            description: description.to_owned(),
-            created_at: now,
-            expires_at: Some(mark.expires_at(Attempt::fresh(&[]), now, Duration::from_secs(90 * 86_400))),
-            last_used_at: None,
-        }
-    }
-
-    #[test]
-    fn swept_is_what_carries_the_mark_and_was_never_used_and_is_called_as_the_old_key_and_is_not_held() {
-        let old = KeyEntry { last_used_at: Some(SystemTime::UNIX_EPOCH), ..key("old", "before", "ci") };
-        let used = KeyEntry { last_used_at: Some(from_epoch_seconds(NOW)), ..key("used", "v1", "ci") };
-        let endless = KeyEntry { expires_at: None, ..key("endless", "v1", "ci") };
-        let old_id = id("old");
-        for (listed, held, expected) in [
-            (vec![key("lost", "v1", "ci")], &[][..], &["lost"][..]),
-            (vec![key("lost", "v1", "ci"), key("late", "v1", "ci")], &[], &["lost", "late"]),
-            (vec![key("lost", "v1", "ci"), key("late", "v1", "ci")], &["late"], &["lost"]),
-            (vec![key("new", "v1", "ci")], &["new"], &[]),
-            (vec![key("old", "v1", "ci")], &[], &[]),
-            (vec![key("other-version", "v2", "ci")], &[], &[]),
-            (vec![key("other-name", "v1", "deployments")], &[], &["other-name"]),
-            (vec![old.clone(), key("other-name", "v1", "deployments")], &[], &[]),
-            (vec![old.clone(), key("lost", "v1", "ci")], &[], &["lost"]),
-            (vec![old, used, endless], &[], &[]),
-        ] {
-            let listing = Listing { keys: listed, odd: 0, at: from_epoch_seconds(NOW) };
-            let held: Vec<KeyId> = held.iter().map(|name| id(name)).collect();
-            let versions = [(Marks::unproven(ARN, &VersionId::trusted("v1")), Some(&old_id))];
-            let found = left_over(&listing, &versions, &held, &held);
-            assert_eq!(found.lost, expected.iter().map(|name| id(name)).collect::<Vec<_>>(), "{:?}", listing.keys);
         }
     }
 }

@@ -97,6 +97,39 @@ impl Marks {
     }
 }
 
+/// Keys that were minted to replace versions of the secret, and that no version holds.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub(super) struct LeftOver {
+    /// Never used: their values were lost.
+    pub(super) lost: Vec<KeyId>,
+    /// Somebody has used them, or a version has held them.
+    pub(super) in_use: Vec<KeyId>,
+}
+
+/// The rule of the sweep and of the report: what the replacement of these versions has left behind on an account. With each version goes
+/// its own key's id. `held_before` are the ids that are not touched, whatever their mark, and `held` those of them that are in place.
+pub(super) fn left_over(
+    keys: &[KeyEntry],
+    versions: &[(Marks, Option<&KeyId>)],
+    held_before: &[KeyId],
+    held: &[KeyId],
+) -> LeftOver {
+    let mut found = LeftOver::default();
+    let ids = |left: &mut dyn Iterator<Item = &KeyEntry>| left.map(|key| key.id.clone()).collect::<Vec<_>>();
+    for (marks, own) in versions {
+        // That something is held is known: `lost` has nothing to ask.
+        let lost = marks.lost(keys, *own, held_before, Some(&[])).unwrap_or_default();
+        found.lost.extend(ids(&mut lost.into_iter().map(|(key, _)| key)));
+        let marked = keys.iter().filter(|key| *own != Some(&key.id) && marks.carried_by(key).is_some());
+        found.in_use.extend(ids(&mut marked.filter(|key| !held.contains(&key.id))));
+    }
+    found.lost.dedup();
+    let LeftOver { lost, in_use } = &mut found;
+    in_use.retain(|id| !lost.contains(id));
+    in_use.dedup();
+    found
+}
+
 /// Whether a key's description is one that the successor of `replaced` may have: the same, where that is listed and has one.
 pub(super) fn may_succeed(replaced: Option<&KeyEntry>, key: &KeyEntry) -> bool {
     replaced.is_none_or(|replaced| replaced.description.is_empty() || replaced.description == key.description)
@@ -239,6 +272,36 @@ mod tests {
             let found = marks.lost(&keys, Some(&id("cur")), &except, held.as_deref());
             let found = found.map(|found| found.iter().map(|(key, _)| key.id.to_string()).collect::<Vec<_>>());
             assert_eq!(found, expected.map(|ids| ids.into_iter().map(str::to_owned).collect()), "{what}");
+        }
+    }
+
+    /// What a replacement leaves behind: `v1` was replaced, and its key is `old`.
+    #[test]
+    fn a_key_is_left_over() {
+        let old = KeyEntry { last_used_at: Some(UNIX_EPOCH), ..marked("old", "before") };
+        let used = KeyEntry { last_used_at: Some(at(CREATED)), ..marked("used", "v1") };
+        let endless = KeyEntry { expires_at: None, ..marked("endless", "v1") };
+        let other_name = KeyEntry { description: "deployments".to_owned(), ..marked("other-name", "v1") };
+        let old_id = id("old");
+        for (listed, held_before, held, lost, in_use) in [
+            (vec![marked("lost", "v1")], "", "", "lost", ""),
+            (vec![marked("lost", "v1"), marked("late", "v1")], "", "", "lost late", ""),
+            (vec![marked("lost", "v1"), marked("late", "v1")], "late", "late", "lost", ""),
+            (vec![marked("new", "v1")], "new", "new", "", ""),
+            // A version held it, and none does now.
+            (vec![marked("rolled-back", "v1")], "rolled-back", "", "", "rolled-back"),
+            (vec![marked("old", "v1")], "", "", "", ""),
+            (vec![marked("other-version", "v2")], "", "", "", ""),
+            (vec![other_name.clone()], "", "", "other-name", ""),
+            (vec![old.clone(), other_name], "", "", "", "other-name"),
+            (vec![old.clone(), marked("lost", "v1")], "", "", "lost", ""),
+            (vec![old, used.clone(), endless], "", "", "", "used"),
+            (vec![used], "used", "used", "", ""),
+        ] {
+            let ids = |names: &str| names.split_whitespace().map(id).collect::<Vec<_>>();
+            let versions = [(Marks::unproven(ARN, &VersionId::trusted("v1")), Some(&old_id))];
+            let found = left_over(&listed, &versions, &ids(held_before), &ids(held));
+            assert_eq!(found, LeftOver { lost: ids(lost), in_use: ids(in_use) }, "{listed:?}");
         }
     }
 }
