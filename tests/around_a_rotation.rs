@@ -8,14 +8,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use emulator::kosli::{Key, LastUsedAt, ListInGrace, Switches};
-use emulator::rotation::Event;
+use emulator::rotation::{Event, STEPS};
+use emulator::secrets_manager::RotationRequest;
 use emulator::{BoxFuture, Call, Emulator};
 use http::Request;
 use kosli_key_rotation::marker::{Attempt, Mark};
 use serde_json::json;
 use testbed::{
-    ACCOUNT, DAY, DESCRIPTION, Gate, HOUR, ONCE, ORG, Setting, Testbed, World, aws, done, refused, rfc3339, second,
-    token, version_id,
+    ACCOUNT, DAY, DESCRIPTION, Gate, HOUR, ONCE, ORG, Setting, Shape, Testbed, World, aws, done, refused, rfc3339,
+    second, token, version_id,
 };
 
 /// Another execution rotates this key, with this grace period and a successor that carries the mark of the first version. The
@@ -367,5 +368,114 @@ fn a_late_step_of_an_abandoned_rotation_says_until_when_the_current_key_works() 
             let Err(error) = world.step(&rotation, "testSecret").await else { panic!("testSecret") };
             assert!(error.error_message.contains("Nothing needs to be done"), "{error}");
         }
+    });
+}
+
+/// The steps that Secrets Manager can still deliver.
+async fn assert_every_step_says(world: &World, rotation: &RotationRequest, dies: &str) {
+    for step in STEPS {
+        let Err(error) = world.step(rotation, step).await else { panic!("{step}") };
+        assert!(error.error_type.starts_with("TokenNot"), "{step}: {error}");
+        let message = error.error_message;
+        assert!(message.contains(dies) && message.contains("works until"), "{step}: {message}");
+        assert!(message.contains("rotate-secret"), "{step}: {message}");
+        assert!(!message.contains("Nothing needs to be done"), "{step}: {message}");
+    }
+}
+
+/// Beside case 3c: a person takes `AWSPENDING` off the version, which then has no label at all, or only the one with its key's id.
+#[test]
+fn a_late_step_of_a_version_that_was_cleared_says_until_when_the_current_key_works() {
+    Testbed::run(async |testbed| {
+        for shape in [Shape::ApiKey, Shape::WithoutId, Shape::Plain] {
+            for list_in_grace in [ListInGrace::OwnExpiry, ListInGrace::EndOfGrace, ListInGrace::Hidden] {
+                for admin in [true, false] {
+                    let switches = Switches { list_in_grace, ..Switches::default() };
+                    let world = testbed.world(&Setting { shape, switches, admin, ..Setting::default() });
+                    let rotation = world.until_finish(&second()).await;
+                    world.clear_pending(&second());
+                    let dies = rfc3339(world.kosli_key(&world.first_key).grace_ends_at.unwrap());
+                    assert_every_step_says(&world, &rotation, &dies).await;
+                    // The list tells more than the version's age, and the age is enough where there is no list.
+                    world.rule("list=error-before:503");
+                    assert_every_step_says(&world, &rotation, &dies).await;
+                }
+            }
+        }
+    });
+}
+
+/// The same, where the version has no value: what was minted for it is lost, and the list tells.
+#[test]
+fn a_late_step_of_a_version_without_a_value_says_until_when_the_current_key_works() {
+    Testbed::run(async |testbed| {
+        for edited in [false, true] {
+            let world = testbed.world(&Setting::default());
+            let (rotation, lost) = world.lose_a_key().await;
+            world.advance(HOUR);
+            world.clear_pending(&second());
+            if edited {
+                world.put(&world.edited(), &token("hand", 0));
+            }
+            let dies = rfc3339(world.kosli_key(&world.first_key).grace_ends_at.unwrap());
+            assert_every_step_says(&world, &rotation, &dies).await;
+            assert!(world.lives(&lost.id));
+            // Where there is no list, nothing can be told, and nothing is made up.
+            world.rule("list=error-before:503");
+            let Err(error) = world.step(&rotation, "testSecret").await else { panic!("testSecret") };
+            assert!(!error.error_message.contains("works until"), "{error}");
+        }
+    });
+}
+
+/// The version is pending still, and has no value.
+#[test]
+fn a_step_that_misses_the_value_says_until_when_the_current_key_works() {
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting::default());
+        let (rotation, _) = world.lose_a_key().await;
+        let dies = rfc3339(world.kosli_key(&world.first_key).grace_ends_at.unwrap());
+        for step in ["setSecret", "finishSecret"] {
+            let message = refused(world.step(&rotation, step).await, "PendingValueMissing");
+            assert!(message.contains(&dies) && message.contains("works until"), "{step}: {message}");
+        }
+    });
+}
+
+/// A late step has nothing to say where the rotation that it belongs to has minted nothing, or has long been replaced.
+#[test]
+fn a_late_step_says_nothing_where_no_key_is_dying() {
+    Testbed::run(async |testbed| {
+        for minted in [true, false] {
+            let world = testbed.world(&Setting::default());
+            let rotation = world.begin_rotation(&second()).unwrap();
+            if minted {
+                world.complete(&rotation, ONCE).await;
+                world.rotate_completely(&token("third", 0)).await;
+            } else {
+                world.clear_pending(&second());
+            }
+            for step in STEPS {
+                let Err(error) = world.step(&rotation, step).await else { panic!("{step}") };
+                assert!(error.error_message.contains("Nothing needs to be done"), "{step}: {error}");
+            }
+        }
+    });
+}
+
+/// The grace period of the abandoned rotation is over, and nobody has rotated since.
+#[test]
+fn a_late_step_after_the_grace_period_does_not_say_that_nothing_needs_to_be_done() {
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting::default());
+        let rotation = world.until_finish(&second()).await;
+        let dies = rfc3339(world.kosli_key(&world.first_key).grace_ends_at.unwrap());
+        world.clear_pending(&second());
+        world.probe.current_is_alive.store(false, Ordering::SeqCst);
+        world.advance(DAY * 2);
+        let Err(error) = world.step(&rotation, "finishSecret").await else { panic!("finishSecret") };
+        let message = error.error_message;
+        assert!(message.contains(&dies) && message.contains("rotate-secret"), "{message}");
+        assert!(!message.contains("Nothing needs to be done") && !message.contains("works until"), "{message}");
     });
 }

@@ -41,7 +41,7 @@ const UNLISTED_PAUSES: [Duration; 6] = [
 pub(super) async fn finish_secret(invocation: &Invocation<'_>) -> Result<StepAnswer, RotationError> {
     let needs = Needs { current: true, admin: true, pending_value: true, previous: false };
     let view = invocation.observe(needs).await?;
-    let version = view.pending.as_ref().ok_or_else(|| pending_value_missing(invocation.session.secret))?;
+    let Some(version) = &view.pending else { return Err(invocation.pending_value_missing(&view.description).await) };
     let (policy, unreadable) = invocation.session.function.config.policy.with_readable_tags(&view.description.tags);
     let mut answer = match &view.standing {
         Standing::Current { previous } => {

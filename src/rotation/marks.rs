@@ -4,6 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::credential::Credential;
+use crate::clock::from_epoch_seconds;
 use crate::event::VersionId;
 use crate::identity::KeyId;
 use crate::kosli::KeyEntry;
@@ -60,6 +61,16 @@ impl Marks {
             .flatten()
             .filter(|origin| key.created_at + CLOCK_TOLERANCE >= origin.since)
             .find_map(|origin| origin.mark.attempt_in(expires_at))
+    }
+
+    /// When the version's key dies of a rotation, as far as a list tells: a grace period after its first successor was made, used or
+    /// not, or at an end of its own that is shown and comes before that. `None`: no successor is listed.
+    pub(super) fn death(&self, keys: &[KeyEntry], own: Option<&KeyId>, grace: Duration) -> Option<SystemTime> {
+        let (own, others): (Vec<&KeyEntry>, Vec<&KeyEntry>) = keys.iter().partition(|key| own == Some(&key.id));
+        let successors = others.into_iter().filter(|key| self.carried_by(key).is_some());
+        let ends = successors.map(|key| key.created_at).min()? + grace;
+        let shown = own.first().and_then(|key| key.expires_at).map(from_epoch_seconds);
+        Some(shown.map_or(ends, |shown| shown.min(ends)))
     }
 
     /// The mark that a new key gets.
@@ -302,6 +313,27 @@ mod tests {
             let versions = [(Marks::unproven(ARN, &VersionId::trusted("v1")), Some(&old_id))];
             let found = left_over(&listed, &versions, &ids(held_before), &ids(held));
             assert_eq!(found, LeftOver { lost: ids(lost), in_use: ids(in_use) }, "{listed:?}");
+        }
+    }
+
+    /// A grace period of an hour began with the first key that carries the mark.
+    #[test]
+    fn a_key_dies_of_its_first_successor() {
+        let marks = Marks::of(ARN, &credential("v", "ci", "key", Some("cur")), None);
+        let cur = |expires_at| KeyEntry { id: id("cur"), expires_at, ..marked("cur", "other") };
+        let later = KeyEntry { created_at: at(CREATED + 60), ..marked("later", "v") };
+        let used = KeyEntry { last_used_at: Some(at(CREATED)), ..marked("used", "v") };
+        for (what, keys, expected) in [
+            ("no successor", vec![cur(None), marked("stranger", "other")], None),
+            ("one", vec![cur(None), later.clone()], Some(3_660)),
+            ("two, of which one was used", vec![cur(None), later.clone(), used.clone()], Some(3_600)),
+            ("it is hidden", vec![later.clone()], Some(3_660)),
+            ("its end is shown", vec![cur(Some(CREATED + 600)), later.clone()], Some(600)),
+            ("its own expiry is later", vec![cur(Some(CREATED + 90_000)), later], Some(3_660)),
+            ("its own mark is none", vec![marked("cur", "v")], None),
+        ] {
+            let death = marks.death(&keys, Some(&id("cur")), Duration::from_secs(3_600));
+            assert_eq!(death, expected.map(|after| at(CREATED + after)), "{what}");
         }
     }
 }

@@ -1,10 +1,9 @@
 //! `setSecret`: there is nothing to set, Kosli knows the key since it minted it. What remains is the cross-check.
 
 use super::credential::Credential;
-use super::failures::pending_value_missing;
 use super::invocation::{Invocation, Needs, Outcome, StepAnswer, View};
 use crate::error::RotationError;
-use crate::secrets_manager::{CURRENT, PENDING};
+use crate::secrets_manager::{CURRENT, PENDING, Version};
 use crate::staging::Standing;
 
 /// Runs the step: pending and current must belong to the same organization and service account (confused deputy).
@@ -13,12 +12,12 @@ pub(super) async fn set_secret(invocation: &Invocation<'_>) -> Result<StepAnswer
     if matches!(view.standing, Standing::Current { .. }) {
         return Ok(invocation.answer(Outcome::AlreadyCurrent));
     }
-    let pending = cross_check(invocation, &view).map_err(invocation.with_death(&view))?;
+    let Some(pending) = &view.pending else { return Err(invocation.pending_value_missing(&view.description).await) };
+    let pending = cross_check(invocation, &view, pending).map_err(invocation.with_death(&view))?;
     Ok(StepAnswer { key_id: pending.key_id.as_ref().map(ToString::to_string), ..invocation.answer(Outcome::Checked) })
 }
 
-fn cross_check(invocation: &Invocation<'_>, view: &View) -> Result<Credential, RotationError> {
-    let pending = view.pending.as_ref().ok_or_else(|| pending_value_missing(invocation.session.secret))?;
+fn cross_check(invocation: &Invocation<'_>, view: &View, pending: &Version) -> Result<Credential, RotationError> {
     let pending = Credential::parse(pending, &view.description, PENDING)?;
     if let Some(current) = &view.current {
         let current = Credential::parse(current, &view.description, CURRENT)?;
