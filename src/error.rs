@@ -199,11 +199,7 @@ impl RotationError {
     pub fn after_promotion(self) -> Self {
         Self {
             kind: ErrorKind::CleanUpIncomplete,
-            what: format!(
-                "The new key is current, and the clean-up after it failed: {} ({}).",
-                self.what,
-                self.kind.word()
-            ),
+            what: format!("The clean-up after the promotion failed: {} ({}).", self.what, self.kind.word()),
             changed: Some(Change::Promoted),
             action: format!(
                 "{} finishSecret does the clean-up again whenever it is called for this version.",

@@ -182,10 +182,9 @@ fn a_version_that_was_current_before_is_not_promoted_again_over_a_key_that_works
             done(world.step(&rotation, "finishSecret").await);
             move_label(&world, "AWSCURRENT", &token("first", 0), Some(&second()));
             let message = refused(world.step(&rotation, "finishSecret").await, "PendingSuperseded");
-            if list_in_grace == ListInGrace::EndOfGrace {
-                let dies = world.kosli_key(&world.first_key).grace_ends_at.unwrap();
-                assert!(message.contains(&rfc3339(dies)), "{message}");
-            }
+            // Where the list hides or does not say it, the pending version's age does: it replaced this very key.
+            let dies = world.kosli_key(&world.first_key).grace_ends_at.unwrap();
+            assert!(message.contains("works until") && message.contains(&rfc3339(dies)), "{message}");
             assert_eq!(world.key("AWSCURRENT").unwrap().id, world.first_key);
             world.assert_kept();
         }
@@ -477,5 +476,54 @@ fn a_late_step_after_the_grace_period_does_not_say_that_nothing_needs_to_be_done
         let message = error.error_message;
         assert!(message.contains(&dies) && message.contains("rotate-secret"), "{message}");
         assert!(!message.contains("Nothing needs to be done") && !message.contains("works until"), "{message}");
+    });
+}
+
+/// A key is put in beside the old one's id while `createSecret` reads: the ids are the same, the keys are not.
+#[test]
+fn a_key_that_was_put_in_beside_the_old_id_is_not_overwritten() {
+    Testbed::run(async |testbed| {
+        for list_in_grace in [ListInGrace::OwnExpiry, ListInGrace::EndOfGrace] {
+            let switches = Switches { list_in_grace, ..Switches::default() };
+            let world = testbed.world(&Setting { switches, ..Setting::default() });
+            let rotation = world.until_finish(&second()).await;
+            let now = world.emulator.clock().now();
+            let (id, _) =
+                world.emulator.with_kosli(|kosli| kosli.add_key(ORG, ACCOUNT, DESCRIPTION, now, Some(now + DAY * 90)));
+            let beside = Key { id: world.first_key.clone(), ..world.kosli_key(&id) };
+            let by_hand = world.with_key(&beside);
+            put_current(&world, &by_hand, &token("hand", 0));
+            let message = refused(world.step(&rotation, "finishSecret").await, "PendingSuperseded");
+            assert_eq!(world.value("AWSCURRENT"), Some(by_hand), "{}", world.story());
+            // What the list shows of that id is another key's end.
+            assert!(!message.contains("works until"), "{message}");
+            world.assert_kept();
+        }
+    });
+}
+
+/// `AWSCURRENT` is moved back between the promotion and the old key's revocation.
+#[test]
+fn a_clean_up_that_sees_the_label_moved_back_does_not_say_that_the_new_key_is_current() {
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting { revoke_immediately: true, ..Setting::default() });
+        let rotation = world.until_finish(&second()).await;
+        let back = json!({"SecretId": world.arn, "VersionStage": "AWSCURRENT", "MoveToVersionId": token("first", 0),
+                          "RemoveFromVersionId": second()});
+        world.set_gate(Some(Arc::new(Before {
+            operation: "DescribeSecret",
+            number: 2,
+            seen: AtomicUsize::new(0),
+            emulator: world.emulator.clone(),
+            act: Box::new(move |emulator| {
+                aws(emulator, "UpdateSecretVersionStage", &back).unwrap();
+            }),
+        })));
+        let message = refused(world.step(&rotation, "finishSecret").await, "CurrentMoved");
+        let dies = rfc3339(world.kosli_key(&world.first_key).grace_ends_at.unwrap());
+        assert!(message.contains("works until") && message.contains(&dies), "{message}");
+        assert!(!message.contains("The new key is current"), "{message}");
+        assert!(world.lives(&world.first_key));
+        assert_eq!(world.count(&["revoke"]), 0);
     });
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::credential::{Credential, KEY_ID_LABEL};
-use super::failures::{Role, promoted_key_dying, try_again};
+use super::failures::{Role, estimated_death, promoted_key_dying, try_again};
 use super::invocation::{Invocation, OldKey, StepAnswer, View};
 use super::marks::{LeftOver, Marks, left_over};
 use super::promotion::{self, Facts, Seen};
@@ -85,7 +85,11 @@ pub(super) async fn clean_up(
 ) -> Result<StepAnswer, RotationError> {
     let Promoted { view, new, replaced, listing, policy } = promoted;
     answer.key_id = new.key_id.as_ref().map(ToString::to_string);
-    let incomplete = |error: RotationError| error.after_promotion();
+    // Where the label was moved back meanwhile, the rotation is not done but for its clean-up.
+    let incomplete = |error: RotationError| match error.kind() {
+        ErrorKind::CurrentMoved => error,
+        _ => error.after_promotion(),
+    };
     let redelivered = matches!(replaced, Replaced::Previous(_));
     let Some(mut replaced) = resolve(invocation, view, &new, replaced).await.map_err(incomplete)? else {
         return Ok(answer);
@@ -106,11 +110,12 @@ pub(super) async fn clean_up(
         replaced: &replaced,
         before: before.as_ref(),
         authority,
+        policy,
         moved: !redelivered,
         answer,
     };
     if redelivered && let Ok(listing) = &listing {
-        work.refuse_if_dying(listing, policy).await?;
+        work.refuse_if_dying(listing).await?;
     }
     let mut failures = Vec::new();
     if policy.revoke_old_key == RevokeOldKey::Immediately {
@@ -124,7 +129,7 @@ pub(super) async fn clean_up(
         Ok(listing) => work.sweep(&listing, &mut failures).await,
         Err(error) => failures.push(error),
     }
-    match failures.into_iter().next() {
+    match failures.into_iter().min_by_key(|error| error.kind() != ErrorKind::CurrentMoved) {
         Some(error) => Err(incomplete(error)),
         None => Ok(work.answer),
     }
@@ -185,6 +190,7 @@ struct CleanUp<'a> {
     /// The version that was under `AWSPREVIOUS` before.
     before: Option<&'a Credential>,
     authority: Authority,
+    policy: Policy,
     /// Whether this invocation has moved `AWSCURRENT`.
     moved: bool,
     answer: StepAnswer,
@@ -192,8 +198,8 @@ struct CleanUp<'a> {
 
 impl CleanUp<'_> {
     /// Where the promoted key itself is dying, the key that has replaced it is all that there is: nothing is revoked.
-    async fn refuse_if_dying(&self, listing: &Listing, policy: Policy) -> Result<(), RotationError> {
-        let Self { invocation, view, new, replaced, .. } = self;
+    async fn refuse_if_dying(&self, listing: &Listing) -> Result<(), RotationError> {
+        let Self { invocation, view, new, replaced, policy, .. } = self;
         let session = &invocation.session;
         if self.standstill(&view.description).is_some() {
             return Ok(());
@@ -254,8 +260,9 @@ impl CleanUp<'_> {
                         Change::Promoted,
                         ErrorKind::CurrentMoved,
                         "AWSCURRENT was moved to the new version, and the labels show it on the one before.",
-                        try_again(session.secret),
-                    ));
+                        format!("Nothing was revoked. {}", try_again(session.secret)),
+                    )
+                    .current_key_dies_about(estimated_death(self.new.created, self.policy)));
                 }
                 _ => return Ok(Err(why)),
             }

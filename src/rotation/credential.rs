@@ -145,12 +145,6 @@ impl Credential {
         }
     }
 
-    /// Whether both hold the very same key of the same account.
-    pub fn holds_key_of(&self, other: &Self) -> bool {
-        let same_id = self.key_id.is_some() && self.key_id == other.key_id;
-        self.account == other.account && (self.key().same(other.key()) || same_id)
-    }
-
     /// The key.
     pub fn key(&self) -> &ApiKey {
         self.document.key()

@@ -162,7 +162,8 @@ async fn decide(
                 let marked = version.and_then(|version| Credential::parse(&version, &view.description, "a label").ok());
                 facts.marked_version = Some(match marked {
                     None => KeyOf::Unknown,
-                    Some(marked) if marked.holds_key_of(current) => KeyOf::Current,
+                    Some(marked) if marked.key().same(current.key()) => KeyOf::Current,
+                    Some(marked) if marked.key_id.is_some() && marked.key_id == current.key_id => KeyOf::OtherWithItsId,
                     Some(_) => KeyOf::Other,
                 });
             }

@@ -75,6 +75,8 @@ pub(super) enum KeyOf {
     Current,
     /// Another.
     Other,
+    /// Another, and the current version names that one's id: somebody has put a key in beside it.
+    OtherWithItsId,
     /// It cannot be read.
     Unknown,
 }
@@ -174,9 +176,7 @@ pub(super) fn next(seen: &Seen<'_>) -> Next {
         (Origin::Unknown, _) => Next::Promote(Some(Note::MayOverwriteEdit(differing()))),
         (Origin::OtherKey, None) => Next::Ask(Fact::CurrentKey),
         (Origin::OtherKey, Some(Acceptance::Dead)) => Next::Promote(Some(Note::OtherKeyWasDead)),
-        (Origin::OtherKey, Some(Acceptance::Accepted)) => {
-            Next::Stop(Stop::Superseded { ends: seen.current_entry().and_then(end_of) })
-        }
+        (Origin::OtherKey, Some(Acceptance::Accepted)) => Next::Stop(Stop::Superseded { ends: seen.current_ends() }),
     }
 }
 
@@ -226,8 +226,20 @@ impl<'a> Seen<'a> {
         listed.or(self.facts.entry.as_ref().and_then(Option::as_ref))
     }
 
+    /// What the list shows of the current key. An id that the pending key has as well, or that belongs to the key that was put out of
+    /// the way, tells nothing of it.
     fn current_entry(&self) -> Option<&'a KeyEntry> {
-        self.listing?.keys.iter().find(|key| Some(&key.id) == self.current.1)
+        let is_its_own = self.current.1 != self.pending.1 && self.facts.marked_version != Some(KeyOf::OtherWithItsId);
+        self.listing?.keys.iter().find(|key| is_its_own && Some(&key.id) == self.current.1)
+    }
+
+    /// When the current key dies, as far as the list tells: at an end that it shows; and a grace period after the pending key was made,
+    /// if that was made to replace it.
+    fn current_ends(&self) -> Option<SystemTime> {
+        let shown = self.current_entry().and_then(end_of);
+        let successor = self.entry().filter(|entry| self.marked_version(entry) == Some(self.current.0));
+        let grace_ends = successor.map(|entry| entry.created_at + self.grace);
+        shown.into_iter().chain(grace_ends).min()
     }
 
     /// The labelled version whose mark a key carries, the current one before all others.
@@ -253,7 +265,7 @@ impl<'a> Seen<'a> {
         match self.facts.marked_version {
             None => Err(Fact::KeyOf(version.clone())),
             Some(KeyOf::Current) => Ok(Origin::SameKey),
-            Some(KeyOf::Other) => Ok(Origin::OtherKey),
+            Some(KeyOf::Other | KeyOf::OtherWithItsId) => Ok(Origin::OtherKey),
             Some(KeyOf::Unknown) => Ok(Origin::Unknown),
         }
     }
@@ -459,6 +471,16 @@ mod tests {
                 superseded(None),
             ),
             case(
+                "another key beside the old one's id, which is another key's",
+                vec![ending(k1(), DAY), key("k2", "v0", 0)],
+                Facts {
+                    marked_version: Some(KeyOf::OtherWithItsId),
+                    current_key: Some(Acceptance::Accepted),
+                    ..Facts::default()
+                },
+                superseded(None),
+            ),
+            case(
                 "another key that is dead",
                 vec![key("k2", "v0", 0)],
                 other(Some(Acceptance::Dead)),
@@ -473,6 +495,25 @@ mod tests {
                 ..case(
                     "it was current, and the current key works",
                     vec![k1(), k2()],
+                    Facts { current_key: Some(Acceptance::Accepted), ..Facts::default() },
+                    // It was made to replace the current key.
+                    superseded(Some(DAY)),
+                )
+            },
+            Case {
+                was_current: true,
+                ..case(
+                    "the same, and the current key is hidden",
+                    vec![k2()],
+                    Facts { current_key: Some(Acceptance::Accepted), ..Facts::default() },
+                    superseded(Some(DAY)),
+                )
+            },
+            Case {
+                was_current: true,
+                ..case(
+                    "it was current, and replaced another version",
+                    vec![k1(), key("k2", "v0", 0)],
                     Facts { current_key: Some(Acceptance::Accepted), ..Facts::default() },
                     superseded(Some(200 * DAY)),
                 )
