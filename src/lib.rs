@@ -30,6 +30,7 @@
 //! | `rotation/invocation.rs` | one step in one invocation: what it observes, and its answer |
 //! | `rotation/session.rs` | one secret in one invocation: reading, listing, authenticating, revoking |
 //! | `rotation/failures.rs` | failures that several steps can meet, in words |
+//! | `rotation/requirements.rs` | what a rotation needs: for `createSecret`, and for the test of the configuration |
 //! | `rotation/create_secret.rs` | `createSecret`: all checks, then the mint |
 //! | `rotation/replacement.rs` | the loop around the mint, and what each answer leads to |
 //! | `rotation/replacement/plan.rs` | what comes next: rotate, create, wait or stop; a `match`, and the table of it: pure |
@@ -37,7 +38,7 @@
 //! | `rotation/replacement/store.rs` | the store of a minted key, and what becomes of a superfluous one |
 //! | `rotation/replacement/stop.rs` | why a replacement stops, in words |
 //! | `rotation/marks.rs` | which keys on the account were minted to replace a version, and are lost: one rule, pure |
-//! | `rotation/set_secret.rs`, `rotation/test_secret.rs` | `setSecret` cross-checks, `testSecret` authenticates |
+//! | `rotation/set_secret.rs`, `rotation/test_secret.rs` | `setSecret` looks whose key it is; `testSecret` authenticates, or tests the configuration |
 //! | `rotation/finish_secret.rs` | `finishSecret`: proof and promotion |
 //! | `rotation/promotion.rs` | whether the pending version is promoted, from what was seen: pure |
 //! | `rotation/clean_up.rs` | what follows the promotion: the sweep, the revocation of the old key |

@@ -11,6 +11,7 @@ mod invocation;
 mod marks;
 mod promotion;
 mod replacement;
+mod requirements;
 mod session;
 mod set_secret;
 mod test_secret;

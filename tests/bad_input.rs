@@ -238,7 +238,7 @@ async fn identities_that_contradict_each_other() {
             .tag("kosli:key-id", "another-id"),
     ];
     let elsewhere = GOOD.replace("ci", "elsewhere").replace("<key>", "made-up-key-of-another-account");
-    for step in ["createSecret", "setSecret", "finishSecret"] {
+    for step in ["createSecret", "finishSecret"] {
         let words = &["AWSPENDING", "acme/elsewhere", "AWSCURRENT", "acme/ci"];
         cases.push(
             Case::new("the pending version names another account", "IdentityConflict", words)

@@ -17,7 +17,7 @@ const FUNCTION: &[&[&str]] = &[
     &["rotation/credential"],
     &["rotation/failures", "rotation/marks"],
     &["rotation/promotion", "rotation/session", "rotation/replacement/stop"],
-    &["rotation/invocation", "rotation/replacement/plan"],
+    &["rotation/invocation", "rotation/replacement/plan", "rotation/requirements"],
     &["rotation/replacement/mint"],
     &["rotation/replacement/store"],
     &[

@@ -6,7 +6,8 @@ use super::credential::{Credential, KEY_ID_LABEL};
 use super::failures::{Role, current_unreadable, pending_dead, pending_is_current};
 use super::invocation::{Invocation, Needs, Outcome, StepAnswer, View};
 use super::replacement::{Minter, Stored};
-use super::session::{ACCEPTANCE_PAUSES, DEATH_PAUSES};
+use super::requirements::{identified, seen_at_kosli};
+use super::session::ACCEPTANCE_PAUSES;
 use crate::by_hand;
 use crate::clock::rfc3339;
 use crate::error::{ErrorKind, RotationError};
@@ -50,9 +51,7 @@ async fn create(invocation: &Invocation<'_>, view: View) -> Result<StepAnswer, R
         invocation.session.permit(&current.account)?;
         return already_created(invocation, &current, &pending, &description).await;
     }
-    let policy = invocation.session.function.config.policy.with_tags(&description.tags)?;
-    let mut current = Credential::parse_replaced(&current, &description, invocation.version_id(), CURRENT)?;
-    invocation.session.permit(&current.account)?;
+    let (policy, mut current) = identified(&invocation.session, &description, &current, invocation.version_id())?;
     let admin = admin?;
     let stale_labels = check_room(&current, &description)?;
 
@@ -65,18 +64,10 @@ async fn create(invocation: &Invocation<'_>, view: View) -> Result<StepAnswer, R
         current.key_id = None;
     }
     let authority = invocation.session.authority(admin, current.key(), Role::Current);
-    let (acceptance, listing) = tokio::join!(
-        invocation.session.accepts(&current.account, current.key(), "the current key", &DEATH_PAUSES),
-        invocation.session.list(&current.account, &authority),
-    );
-    let alive = match (acceptance?, listing.is_err(), authority.role) {
-        (Acceptance::Accepted, _, _) => true,
-        // In self-rotation a dead key can do nothing, the list included: the incident, in words of its own.
-        (Acceptance::Dead, true, Role::Current) => return Err(invocation.session.dead_without_admin(&current)),
-        (Acceptance::Dead, _, _) => false,
-    };
+    let (acceptance, listing) = seen_at_kosli(&invocation.session, &current, &authority).await?;
+    let alive = acceptance == Acceptance::Accepted;
     let minter = Minter::new(invocation, &description, current, previous, authority, alive, policy);
-    let stored = minter.mint_and_store(listing?, &stale_labels).await?;
+    let stored = minter.mint_and_store(listing, &stale_labels).await?;
     match stored {
         Stored::Ours(made) => {
             info!(key_id = %made.id, how = made.how.word(), "the new key is stored under AWSPENDING");

@@ -201,6 +201,28 @@ pub(super) fn dead_without_admin(current: &Credential, secret: &SecretId, host: 
     )
 }
 
+/// The key that the secret's readers get is dead, and this step makes no other.
+pub(super) fn current_key_dead(secret: &SecretId) -> RotationError {
+    RotationError::before_any_change(
+        ErrorKind::CurrentKeyDead,
+        "Kosli does not accept the key under AWSCURRENT: it was revoked or has expired.",
+        format!(
+            "Put a working key into the secret ({}), or rotate with an admin key (KOSLI_ADMIN_SECRET_ID): {}.",
+            by_hand::put_value(secret),
+            by_hand::rotate(secret)
+        ),
+    )
+}
+
+/// No version has a value that could be tested.
+pub(super) fn no_value(secret: &SecretId) -> RotationError {
+    RotationError::before_any_change(
+        ErrorKind::NoCurrentValue,
+        "Neither the version under AWSPENDING nor the one under AWSCURRENT has a value.",
+        format!("Put the first key in ({}).", by_hand::put_value(secret)),
+    )
+}
+
 /// The two command lines that clear a pending version *with* a value and begin again.
 fn begin_again(secret: &SecretId, version_id: &VersionId) -> String {
     let (clear, rotate) = (by_hand::remove_label(secret, PENDING, version_id), by_hand::rotate(secret));

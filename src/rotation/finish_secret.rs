@@ -28,10 +28,11 @@ use crate::staging::Standing;
 const PROMOTION_ATTEMPTS: usize = 4;
 
 /// The pauses between looks for the pending key, where the list does not show it: at first as for any view that may be stale.
-const UNLISTED_PAUSES: [Duration; 6] = [
+const UNLISTED_PAUSES: [Duration; 7] = [
     STALE_VIEW_PAUSES[0],
     STALE_VIEW_PAUSES[1],
     STALE_VIEW_PAUSES[2],
+    STALE_VIEW_PAUSES[3],
     Duration::from_secs(4),
     Duration::from_secs(4),
     Duration::from_secs(6),

@@ -18,8 +18,8 @@ use crate::words::words;
 
 /// The pauses between looks at Secrets Manager where something should be visible and is not: what was written a moment ago
 /// may not be readable yet.
-pub(super) const STALE_VIEW_PAUSES: [Duration; 3] =
-    [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
+pub(super) const STALE_VIEW_PAUSES: [Duration; 4] =
+    [Duration::from_millis(250), Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
 
 /// One invocation for one step.
 pub(super) struct Invocation<'a> {
@@ -162,9 +162,13 @@ impl Invocation<'_> {
         ))
     }
 
-    /// The pending version has no value, long after it should have. What was minted for it may be lost, and the current key dying.
+    /// The pending version has no value, long after it should have.
     pub(super) async fn pending_value_missing(&self, description: &Description) -> RotationError {
-        let error = pending_value_missing(self.session.secret);
+        self.naming_death(pending_value_missing(self.session.secret), description).await
+    }
+
+    /// What an error for a version without a value also says: when the current key dies, if what was minted for it is lost.
+    pub(super) async fn naming_death(&self, error: RotationError, description: &Description) -> RotationError {
         match self.death_of_current(description, None).await.filter(|dies| *dies > self.session.budget.now()) {
             Some(dies) => error.current_key_dies_about(dies),
             None => error,

@@ -1,59 +1,92 @@
-//! `testSecret`: authenticate, and nothing else.
+//! `testSecret`: authenticate with the new key, and nothing else. Called alone it tests the configuration.
+
+use secrecy::ExposeSecret;
 
 use super::credential::Credential;
-use super::failures::pending_dead;
+use super::failures::{Role, current_key_dead, no_value, pending_dead};
 use super::invocation::{Invocation, Needs, Outcome, StepAnswer, View};
+use super::requirements::{identified, seen_at_kosli};
 use super::session::ACCEPTANCE_PAUSES;
-use crate::by_hand;
-use crate::error::{ErrorKind, RotationError};
-use crate::event::SecretId;
+use crate::document::Document;
+use crate::error::RotationError;
 use crate::kosli::Acceptance;
-use crate::secrets_manager::{CURRENT, PENDING, Which};
+use crate::secrets_manager::{CURRENT, Description, PENDING, Version, Which};
+use crate::staging::Standing;
 
-/// Runs the step.
+/// Runs the step (the design's decision 12).
 ///
 /// It is also called alone, when rotation is configured with `RotateImmediately=false`: `AWSPENDING` is then a copy of
-/// `AWSCURRENT`, or has no value at all. So nothing is asked of the pending key but that it works, and where there is none,
-/// the current key is tested.
+/// `AWSCURRENT`, or has no value at all. There is no new key then, and what a rotation would need is tested, before anybody depends
+/// on it. In a rotation nothing is asked of the new key but that it works: that `AWSCURRENT` cannot be read is no reason to fail.
 pub(super) async fn test_secret(invocation: &Invocation<'_>) -> Result<StepAnswer, RotationError> {
-    let view = invocation.observe(Needs { pending_value: true, ..Needs::default() }).await?;
-    authenticate(invocation, &view).await.map_err(invocation.with_death(&view))
-}
-
-async fn authenticate(invocation: &Invocation<'_>, view: &View) -> Result<StepAnswer, RotationError> {
-    let of_current;
-    let (version, role) = match &view.pending {
-        Some(version) => (version, PENDING),
-        None => {
-            of_current = invocation
-                .session
-                .read(Which::Label(CURRENT))
-                .await?
-                .ok_or_else(|| no_value(invocation.session.secret))?;
-            (&of_current, CURRENT)
+    let (view, current) = tokio::join!(
+        invocation.observe(Needs { pending_value: true, ..Needs::default() }),
+        invocation.session.read(Which::Label(CURRENT)),
+    );
+    let view = view?;
+    let is_current = matches!(view.standing, Standing::Current { .. });
+    match &view.pending {
+        Some(version) if is_current => authenticate(invocation, &view, version, CURRENT).await,
+        Some(version) if !current.as_ref().is_ok_and(|current| is_copy(version, current.as_ref())) => {
+            authenticate(invocation, &view, version, PENDING).await.map_err(invocation.with_death(&view))
         }
-    };
-    let credential = Credential::parse(version, &view.description, role)?;
-    invocation.session.permit(&credential.account)?;
-    let whose = if role == PENDING { "the key under AWSPENDING" } else { "the key under AWSCURRENT" };
-    match invocation.session.accepts(&credential.account, credential.key(), whose, &ACCEPTANCE_PAUSES).await? {
-        Acceptance::Accepted => Ok(StepAnswer {
-            key_id: credential.key_id.as_ref().map(ToString::to_string),
-            ..invocation.answer(if role == PENDING { Outcome::Tested } else { Outcome::TestedCurrent })
-        }),
-        Acceptance::Dead if role == PENDING => Err(pending_dead(invocation.session.secret, invocation.version_id())),
-        Acceptance::Dead => Err(RotationError::before_any_change(
-            ErrorKind::CurrentKeyDead,
-            "Kosli does not accept the key under AWSCURRENT: it was revoked or has expired.",
-            "Put a working key into the secret, or rotate with an admin key (KOSLI_ADMIN_SECRET_ID).",
-        )),
+        pending => {
+            let tested = test_configuration(invocation, &view.description, current).await;
+            // A copy of the current key is no successor of it; for a version without a value one may have been minted, and be lost.
+            match (tested, pending) {
+                (Err(error), None) => Err(invocation.naming_death(error, &view.description).await),
+                (tested, _) => tested,
+            }
+        }
     }
 }
 
-fn no_value(secret: &SecretId) -> RotationError {
-    RotationError::before_any_change(
-        ErrorKind::NoCurrentValue,
-        "Neither the version under AWSPENDING nor the one under AWSCURRENT has a value.",
-        format!("Put the first key in ({}).", by_hand::put_value(secret)),
-    )
+/// Whether a version holds the very value, or the very key, of the current one.
+fn is_copy(version: &Version, current: Option<&Version>) -> bool {
+    let value = |version: &Version| version.value.clone();
+    let (Some(version), Some(current)) = (value(version), current.and_then(value)) else { return false };
+    let same_value = version.expose_secret() == current.expose_secret();
+    let keys = (Document::parse(version), Document::parse(current));
+    same_value || matches!(keys, (Ok(version), Ok(current)) if version.key().same(current.key()))
+}
+
+/// Authenticates with the event's version, which carries this label.
+async fn authenticate(
+    invocation: &Invocation<'_>,
+    view: &View,
+    version: &Version,
+    label: &str,
+) -> Result<StepAnswer, RotationError> {
+    let session = &invocation.session;
+    let credential = Credential::parse(version, &view.description, label)?;
+    session.permit(&credential.account)?;
+    let whose = format!("the key under {label}");
+    match session.accepts(&credential.account, credential.key(), &whose, &ACCEPTANCE_PAUSES).await? {
+        Acceptance::Accepted => Ok(StepAnswer {
+            key_id: credential.key_id.as_ref().map(ToString::to_string),
+            ..invocation.answer(Outcome::Tested)
+        }),
+        Acceptance::Dead if label == PENDING => Err(pending_dead(session.secret, invocation.version_id())),
+        Acceptance::Dead => Err(current_key_dead(session.secret)),
+    }
+}
+
+/// Tests the current key, and what a rotation would need: the error is the one that `createSecret` would give.
+async fn test_configuration(
+    invocation: &Invocation<'_>,
+    description: &Description,
+    current: Result<Option<Version>, RotationError>,
+) -> Result<StepAnswer, RotationError> {
+    let session = &invocation.session;
+    let current = current?.ok_or_else(|| no_value(session.secret))?;
+    let (_, current) = identified(session, description, &current, invocation.version_id())?;
+    let admin = session.admin_key(true).await?;
+    let authority = session.authority(admin, current.key(), Role::Current);
+    let (acceptance, listing) = seen_at_kosli(session, &current, &authority).await?;
+    if acceptance == Acceptance::Dead {
+        return Err(current_key_dead(session.secret));
+    }
+    // An id is foreign text until the list has shown it.
+    let id = current.key_id.as_ref().filter(|id| listing.keys.iter().any(|key| key.id == **id));
+    Ok(StepAnswer { key_id: id.map(ToString::to_string), ..invocation.answer(Outcome::TestedCurrent) })
 }

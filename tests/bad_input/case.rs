@@ -218,10 +218,15 @@ pub(crate) async fn check_variable(variable: &'static str, value: &'static str, 
 
 /// Another secret, in which everything is right, and an event that succeeds whatever is wrong elsewhere.
 pub(crate) async fn add_good_secret(world: &Executable) -> Value {
-    let (id, key) = world.add_key("good", Role::Admin);
-    let value = json!({ "api_key": key, "org": "acme", "service_account": "good", "key_id": id }).to_string();
-    world.create_secret("kosli/good", json!({ "SecretString": value })).await;
-    let rotation = world.begin("kosli/good", json!({ "RotateImmediately": false })).await;
+    let [first, second] = [0, 1].map(|_| {
+        let (id, key) = world.add_key("good", Role::Admin);
+        json!({ "api_key": key, "org": "acme", "service_account": "good", "key_id": id }).to_string()
+    });
+    world.create_secret("kosli/good", json!({ "SecretString": first })).await;
+    let rotation = world.begin("kosli/good", json!({})).await;
+    let pending = json!({ "SecretId": "kosli/good", "SecretString": second, "ClientRequestToken": rotation.token,
+                          "VersionStages": ["AWSPENDING"] });
+    world.aws("PutSecretValue", pending).await;
     step_event(&rotation, "testSecret")
 }
 

@@ -60,7 +60,7 @@ async fn bytes_that_are_not_json() {
         assert!(error.error_message.contains("not a JSON object"), "{error}");
         said += &body;
     }
-    assert_eq!(world.emulator.calls().len(), 2, "only those of the set-up");
+    assert_eq!(world.emulator.calls().len(), 3, "only those of the set-up");
 
     let (end, body) = invoke(&runtime, good.to_string().as_bytes()).await;
     let answer: Value = serde_json::from_str(&body).unwrap();

@@ -116,5 +116,5 @@ def test_a_rotation_for_later_is_only_tested(aws, emulator, function):
     value = dumps({"KOSLI_API_TOKEN": key, "KOSLI_ORG": "acme", "KOSLI_SERVICE_ACCOUNT": "deploy"})
     aws.secrets.create_secret(Name="kosli/deploy", SecretString=value)
     arn, token = aws.rotate_secret("kosli/deploy", RotateImmediately=False)
-    assert function.invoke(event("testSecret", arn, token))["outcome"] == "tested"
+    assert function.invoke(event("testSecret", arn, token))["outcome"] == "tested the current key"
     assert aws.value("kosli/deploy") == value
