@@ -29,6 +29,7 @@
 //! | [`rotation`] | the dispatcher: an event to its step or to the report, the answer to log and metrics |
 //! | `rotation/invocation.rs` | one step in one invocation: what it observes, and its answer |
 //! | `rotation/session.rs` | one secret in one invocation: reading, listing, authenticating, revoking |
+//! | `rotation/late.rs` | what a rotation that is over has left behind, for a step that comes late |
 //! | `rotation/failures.rs` | failures that several steps can meet, in words |
 //! | `rotation/requirements.rs` | what a rotation needs: for `createSecret`, and for the test of the configuration |
 //! | `rotation/create_secret.rs` | `createSecret`: all checks, then the mint |

@@ -8,6 +8,7 @@ pub mod credential;
 mod failures;
 mod finish_secret;
 mod invocation;
+mod late;
 mod marks;
 mod promotion;
 mod replacement;

@@ -17,7 +17,8 @@ const FUNCTION: &[&[&str]] = &[
     &["rotation/credential"],
     &["rotation/failures", "rotation/marks"],
     &["rotation/promotion", "rotation/session", "rotation/replacement/stop"],
-    &["rotation/invocation", "rotation/replacement/plan", "rotation/requirements"],
+    &["rotation/late", "rotation/replacement/plan", "rotation/requirements"],
+    &["rotation/invocation"],
     &["rotation/replacement/mint"],
     &["rotation/replacement/store"],
     &[

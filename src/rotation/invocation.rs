@@ -1,15 +1,12 @@
 //! One step in one invocation: what it looks at before it decides, and what it answers.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde::Serialize;
 
-use super::credential::Credential;
-use super::failures::{Role, current_unreadable, estimated_death, pending_value_missing};
-use super::marks::Marks;
+use super::failures::{current_unreadable, estimated_death, pending_value_missing};
+use super::late::left_behind;
 use super::session::{AdminKey, Session};
-use crate::by_hand;
-use crate::clock::rfc3339;
 use crate::error::RotationError;
 use crate::event::{RotationEvent, VersionId};
 use crate::secrets_manager::{CURRENT, Description, PREVIOUS, Version, Which};
@@ -142,26 +139,6 @@ impl Invocation<'_> {
         }
     }
 
-    /// A step that comes late, for a version that is not pending any more, while the key under `AWSCURRENT` is dying of a rotation: that
-    /// something needs to be done (the design's decision 16).
-    async fn unless_current_is_dying(
-        &self,
-        error: RotationError,
-        description: &Description,
-        version: Option<&Version>,
-    ) -> RotationError {
-        let Some(dies) = self.death_of_current(description, version).await else { return error };
-        let rotate = by_hand::rotate(self.session.secret);
-        if dies > self.session.budget.now() {
-            return error.with_action(format!("Rotate now: {rotate}.")).current_key_dies_about(dies);
-        }
-        error.with_action(format!(
-            "A rotation that was abandoned has minted the successor of the key under AWSCURRENT, which may have stopped working at \
-             about {}. Rotate now: {rotate}.",
-            rfc3339(dies)
-        ))
-    }
-
     /// The pending version has no value, long after it should have.
     pub(super) async fn pending_value_missing(&self, description: &Description) -> RotationError {
         self.naming_death(pending_value_missing(self.session.secret), description).await
@@ -169,43 +146,7 @@ impl Invocation<'_> {
 
     /// What an error for a version without a value also says: when the current key dies, if what was minted for it is lost.
     pub(super) async fn naming_death(&self, error: RotationError, description: &Description) -> RotationError {
-        match self.death_of_current(description, None).await.filter(|dies| *dies > self.session.budget.now()) {
-            Some(dies) => error.current_key_dies_about(dies),
-            None => error,
-        }
-    }
-
-    /// When the current key dies of a rotation that has minted its successor: by the account's keys; or, where they cannot be had or do
-    /// not show it, by the age of this event's version, if that holds another key. `None`: of none, as far as can be told.
-    async fn death_of_current(&self, description: &Description, version: Option<&Version>) -> Option<SystemTime> {
-        let session = &self.session;
-        let (policy, _) = session.function.config.policy.with_readable_tags(&description.tags);
-        let (current, previous, admin) = tokio::join!(
-            session.read(Which::Label(CURRENT)),
-            session.read(Which::Label(PREVIOUS)),
-            session.admin_key(true)
-        );
-        let parse = |version: &Version| Credential::parse(version, description, CURRENT).ok();
-        let labelled = |read: Result<Option<Version>, RotationError>| read.ok().flatten().as_ref().and_then(parse);
-        let (current, previous, version) = (labelled(current)?, labelled(previous), version.and_then(parse));
-        // A version with the current key itself is no rotation's: nothing was minted for it.
-        let successor = version.filter(|version| !version.key().same(current.key()));
-        if let (Ok(()), Ok(admin)) = (session.permit(&current.account), admin) {
-            let (own, role) = match &successor {
-                Some(successor) => (successor.key(), Role::New),
-                None => (current.key(), Role::Current),
-            };
-            let listing = session.list(&current.account, &session.authority(admin, own, role)).await;
-            let marks = Marks::of(&description.arn, &current, previous.as_ref());
-            let keys = listing.as_ref().map_or(&[][..], |listing| &listing.keys);
-            if let Some(dies) = marks.death(keys, current.key_id.as_ref(), policy.grace()) {
-                return Some(dies);
-            }
-        }
-        // It was current when the successor was stored; or somebody has edited a field since.
-        let edited = previous.is_some_and(|previous| previous.key().same(current.key()));
-        let replaced = |successor: &Credential| current.created < successor.created || edited;
-        successor.filter(replaced).map(|successor| estimated_death(successor.created, policy))
+        left_behind(&self.session, description, None).await.death_in_error(error, &self.session)
     }
 
     /// Reads what the step needs, side by side, and again while what should be visible is not.
@@ -239,7 +180,10 @@ impl Invocation<'_> {
             }
             let standing = match standing {
                 Ok(standing) => standing,
-                Err(error) => return Err(self.unless_current_is_dying(error, &description, pending.as_ref()).await),
+                Err(error) => {
+                    let left = left_behind(session, &description, pending.as_ref()).await;
+                    return Err(left.in_error(error, session));
+                }
             };
             let current = current.filter(|version| version.id != *self.version_id());
             if let Standing::Pending { current: holder } = &standing

@@ -1,0 +1,302 @@
+//! What a rotation that is over has left behind (the design's decision 16), for a step that comes late: it is the only one that anybody
+//! hears of. A current key that is dying of the mint, and a key that lives and that no version holds.
+
+use std::time::SystemTime;
+
+use super::credential::{Credential, KEY_ID_LABEL};
+use super::failures::{Role, estimated_death};
+use super::marks::Marks;
+use super::session::Session;
+use crate::by_hand;
+use crate::clock::rfc3339;
+use crate::config::Policy;
+use crate::error::RotationError;
+use crate::event::VersionId;
+use crate::identity::{Account, KeyId};
+use crate::kosli::KeyEntry;
+use crate::secrets_manager::{CURRENT, Description, PREVIOUS, Version, Which};
+
+/// What is left behind.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub(super) struct LeftBehind {
+    /// When the current key dies of a rotation that has minted its successor; `None`: of none, as far as can be told.
+    dies: Option<SystemTime>,
+    /// The key of the event's version, which lives and which no labelled version holds.
+    key: Option<(KeyId, Account)>,
+}
+
+/// What is seen of it.
+struct Seen<'a> {
+    description: &'a Description,
+    /// The versions under `AWSCURRENT` and `AWSPREVIOUS`.
+    current: Credential,
+    previous: Option<Credential>,
+    /// The event's version, where it has a value.
+    version: Option<Credential>,
+    /// The account's keys; `None`: they could not be listed.
+    keys: Option<Vec<KeyEntry>>,
+    policy: Policy,
+}
+
+/// Looks for it. What cannot be read is not there.
+pub(super) async fn left_behind(
+    session: &Session<'_>,
+    description: &Description,
+    version: Option<&Version>,
+) -> LeftBehind {
+    let (policy, _) = session.function.config.policy.with_readable_tags(&description.tags);
+    let (current, previous, admin) = tokio::join!(
+        session.read(Which::Label(CURRENT)),
+        session.read(Which::Label(PREVIOUS)),
+        session.admin_key(true)
+    );
+    let parse = |version: &Version| Credential::parse(version, description, CURRENT).ok();
+    let labelled = |read: Result<Option<Version>, RotationError>| read.ok().flatten().as_ref().and_then(parse);
+    let Some(current) = labelled(current) else { return LeftBehind::default() };
+    let version = version.and_then(parse);
+    let keys = match (session.permit(&current.account), admin) {
+        (Ok(()), Ok(admin)) => {
+            let (own, role) = match &version {
+                Some(version) => (version.key(), Role::New),
+                None => (current.key(), Role::Current),
+            };
+            let listing = session.list(&current.account, &session.authority(admin, own, role)).await;
+            listing.ok().map(|listing| listing.keys)
+        }
+        _ => None,
+    };
+    decide(&Seen { description, current, previous: labelled(previous), version, keys, policy })
+}
+
+/// The account's keys tell when the current key dies; or, where they cannot be had or do not show it, the age of the event's version,
+/// if that was made to replace it.
+fn decide(seen: &Seen<'_>) -> LeftBehind {
+    let Seen { description, current, previous, version, keys, policy } = seen;
+    let marks = Marks::of(&description.arn, current, previous.as_ref());
+    let keys = keys.as_deref().unwrap_or_default();
+    // A version with the current key itself is no rotation's: nothing was minted for it.
+    let version = version.as_ref().filter(|version| !version.key().same(current.key()));
+    // It was current when the successor was stored; or somebody has edited a field since.
+    let edited = previous.as_ref().is_some_and(|previous| previous.key().same(current.key()));
+    let by_age = version.filter(|version| current.created < version.created || edited);
+    let by_age = by_age.map(|version| estimated_death(version.created, *policy));
+    let unheld = version.filter(|version| {
+        let held_by_previous = previous.as_ref().is_some_and(|previous| previous.key().same(version.key()));
+        !held_by_previous && !is_held(description, &version.version)
+    });
+    LeftBehind {
+        dies: marks.death(keys, current.key_id.as_ref(), policy.grace()).or(by_age),
+        key: unheld.and_then(|version| {
+            let id = version.key_id.as_ref().filter(|id| keys.iter().any(|key| key.id == **id))?;
+            // One that was rotated in its turn ends with its grace period.
+            let successors = Marks::of(&description.arn, version, None);
+            let rotated = successors.death(keys, Some(id), policy.grace()).is_some();
+            (!rotated).then(|| (id.clone(), version.account.clone()))
+        }),
+    }
+}
+
+/// Whether the version carries a label that is more than its key's id.
+fn is_held(description: &Description, version: &VersionId) -> bool {
+    let labels = description.versions.get(version);
+    labels.is_some_and(|labels| labels.iter().any(|label| !label.starts_with(KEY_ID_LABEL)))
+}
+
+impl LeftBehind {
+    /// An error that says that the step comes late, with what is left behind and what to do about it.
+    pub(super) fn in_error(&self, error: RotationError, session: &Session<'_>) -> RotationError {
+        let rotate = by_hand::rotate(session.secret);
+        let is_over = |dies: &SystemTime| *dies <= session.budget.now();
+        let mut action = Vec::new();
+        match self.dies {
+            Some(dies) if is_over(&dies) => action.push(format!(
+                "A rotation that was abandoned has minted the successor of the key under AWSCURRENT, which may have stopped working \
+                 at about {}. Rotate now: {rotate}.",
+                rfc3339(dies)
+            )),
+            Some(_) => action.push(format!("Rotate now: {rotate}.")),
+            None if self.key.is_some() => action.push("The rotation that this event belongs to has ended or was abandoned.".to_owned()),
+            None => return error,
+        }
+        if let Some((id, account)) = &self.key {
+            action.push(format!(
+                "The key {id} was minted for this version and lives, and no version under a label holds it: revoke it when nobody uses \
+                 it: {}.",
+                by_hand::revoke_keys([id], account, session.host())
+            ));
+        }
+        self.death_in_error(error.with_action(action.join(" ")), session)
+    }
+
+    /// An error that also says when the current key dies.
+    pub(super) fn death_in_error(&self, error: RotationError, session: &Session<'_>) -> RotationError {
+        match self.dies.filter(|dies| *dies > session.budget.now()) {
+            Some(dies) => error.current_key_dies_about(dies),
+            None => error,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+    use crate::config::RevokeOldKey;
+    use crate::marker::{Attempt, Mark};
+
+    const ARN: &str = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:kosli-AbCdEf";
+    /// The current version `v1` was made at this second.
+    const CREATED: u64 = 1_800_000_000;
+
+    fn at(second: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(second)
+    }
+
+    fn described(labels: &str) -> Description {
+        let labels: Vec<String> = labels.split_whitespace().map(str::to_owned).collect();
+        let versions = if labels.is_empty() { vec![] } else { vec![(VersionId::trusted("v2"), labels)] };
+        Description {
+            arn: ARN.to_owned(),
+            name: String::new(),
+            rotation_enabled: true,
+            rotated_before: true,
+            last_changed: None,
+            next_rotation: None,
+            rotation_interval: None,
+            tags: BTreeMap::new(),
+            versions: versions.into_iter().collect(),
+        }
+    }
+
+    /// A version that was made so many seconds after `v1`, with a key.
+    fn credential(version: &str, later: u64, key: &str) -> Credential {
+        let value = format!(r#"{{"api_key":"made-up-{key}","org":"acme","service_account":"ci","key_id":"{key}"}}"#);
+        let version = Version {
+            arn: ARN.to_owned(),
+            id: VersionId::trusted(version),
+            labels: Vec::new(),
+            created: at(CREATED + later),
+            value: Some(value.into()),
+        };
+        Credential::parse(&version, &described(""), CURRENT).expect("a credential")
+    }
+
+    /// A key that was minted so many seconds after `v1`, with the mark of a version.
+    fn marked(key: &str, version: &str, later: u64) -> KeyEntry {
+        let mark = Mark::of(ARN, &VersionId::trusted(version));
+        let created_at = at(CREATED + later);
+        KeyEntry {
+            id: KeyId::parse(key).expect("valid"),
+            description: "ci".to_owned(),
+            created_at,
+            expires_at: Some(mark.expires_at(Attempt::fresh(&[]), created_at, Duration::from_secs(365 * 86_400))),
+            last_used_at: Some(created_at),
+        }
+    }
+
+    /// The step is for `v2`, made 100 s after `v1`, with the key `k2`; a grace period is an hour.
+    #[test]
+    fn what_is_left_behind() {
+        let k1 = || marked("k1", "v0", 0);
+        let k2 = || marked("k2", "v1", 90);
+        let v2 = || Some(credential("v2", 100, "k2"));
+        for (what, current, previous, version, labels, keys, dies, key) in [
+            ("it was cleared", ("v1", 0, "k1"), None, v2(), "", Some(vec![k1(), k2()]), Some(90), true),
+            (
+                "with its key's id on it",
+                ("v1", 0, "k1"),
+                None,
+                v2(),
+                "kosli-key-id:k2",
+                Some(vec![k2()]),
+                Some(90),
+                true,
+            ),
+            ("no list", ("v1", 0, "k1"), None, v2(), "", None, Some(100), false),
+            ("its key is not listed", ("v1", 0, "k1"), None, v2(), "", Some(vec![k1()]), Some(100), false),
+            ("no value", ("v1", 0, "k1"), None, None, "", Some(vec![k1(), k2()]), Some(90), false),
+            ("no value and no list", ("v1", 0, "k1"), None, None, "", None, None, false),
+            ("nothing was minted", ("v1", 0, "k1"), None, None, "", Some(vec![k1()]), None, false),
+            ("a copy", ("v1", 0, "k1"), None, Some(credential("v2", 100, "k1")), "", Some(vec![k1()]), None, false),
+            (
+                "a field was edited",
+                ("hand", 200, "k1"),
+                Some(("v1", 0, "k1")),
+                v2(),
+                "",
+                Some(vec![k1(), k2()]),
+                Some(90),
+                true,
+            ),
+            ("the same, no list", ("hand", 200, "k1"), Some(("v1", 0, "k1")), v2(), "", None, Some(100), false),
+            (
+                "another key was put in",
+                ("hand", 200, "kx"),
+                Some(("v1", 0, "k1")),
+                v2(),
+                "",
+                Some(vec![k2()]),
+                None,
+                true,
+            ),
+            (
+                "it was rolled back",
+                ("v1", 0, "k1"),
+                Some(("v2", 100, "k2")),
+                v2(),
+                "AWSPREVIOUS",
+                Some(vec![k1(), k2()]),
+                Some(90),
+                false,
+            ),
+            (
+                "it was replaced",
+                ("v3", 200, "k3"),
+                Some(("v2", 100, "k2")),
+                v2(),
+                "AWSPREVIOUS",
+                Some(vec![k2(), marked("k3", "v2", 190)]),
+                None,
+                false,
+            ),
+            (
+                "the same, two rotations ago",
+                ("v4", 300, "k4"),
+                Some(("v3", 200, "k3")),
+                v2(),
+                "",
+                Some(vec![k2(), marked("k3", "v2", 190), marked("k4", "v3", 290)]),
+                None,
+                false,
+            ),
+            (
+                "the version before has its key too",
+                ("v3", 200, "k3"),
+                Some(("hand", 150, "k2")),
+                v2(),
+                "",
+                Some(vec![k2()]),
+                None,
+                false,
+            ),
+        ] {
+            let of = |(version, later, key): (&str, u64, &str)| credential(version, later, key);
+            let found = decide(&Seen {
+                description: &described(labels),
+                current: of(current),
+                previous: previous.map(of),
+                version,
+                keys,
+                policy: Policy {
+                    grace_period_hours: 1,
+                    revoke_old_key: RevokeOldKey::AfterGracePeriod,
+                    key_ttl_days: 365,
+                },
+            });
+            assert_eq!(found.dies, dies.map(|later| at(CREATED + later + 3_600)), "{what}");
+            assert_eq!(found.key.map(|(id, _)| id.to_string()), key.then(|| "k2".to_owned()), "{what}");
+        }
+    }
+}
