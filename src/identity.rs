@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use zeroize::Zeroizing;
+
 /// A Kosli organization and one of its service accounts; both are valid names.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Account {
@@ -18,7 +20,15 @@ pub struct Account {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Name(String);
 
-/// The public id of a key: opaque, but fit for a URL's path segment and for a staging label.
+/// What a value, a tag or a label says the id of a key is. Somebody may have put a key's value there, so it is treated as one: it never
+/// prints itself, it is wiped when dropped, it gets into no URL. All that can be done with it is to compare it.
+///
+/// It becomes a [`KeyId`] where Kosli's list shows it (the list's own is taken then), or where Kosli refuses it as a key.
+#[derive(Clone, Eq, PartialEq)]
+pub struct ClaimedKeyId(Zeroizing<String>);
+
+/// The public id of a key, from Kosli: opaque, but fit for a URL's path segment, for a staging label and for a log. It can be compared
+/// with what is claimed, and with nothing else.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct KeyId(String);
 
@@ -58,18 +68,54 @@ impl fmt::Display for Name {
     }
 }
 
+impl ClaimedKeyId {
+    /// `None`: not a valid id.
+    pub fn parse(text: &str) -> Option<Self> {
+        KeyId::is_valid(text).then(|| Self(Zeroizing::new(text.to_owned())))
+    }
+
+    /// The id, believed without a proof.
+    pub(crate) fn believed(&self) -> KeyId {
+        KeyId(self.0.to_string())
+    }
+}
+
+impl fmt::Debug for ClaimedKeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClaimedKeyId(redacted)")
+    }
+}
+
+impl PartialEq<KeyId> for ClaimedKeyId {
+    fn eq(&self, other: &KeyId) -> bool {
+        *self.0 == other.0
+    }
+}
+
+impl From<&KeyId> for ClaimedKeyId {
+    fn from(id: &KeyId) -> Self {
+        Self(Zeroizing::new(id.0.clone()))
+    }
+}
+
 impl KeyId {
     /// A label is `kosli-key-id:` and the id, and has 256 characters at most.
     const LONGEST: usize = 200;
 
-    /// `None`: not a valid id.
+    /// An id that Kosli has told. `None`: not a valid id.
     pub fn parse(text: &str) -> Option<Self> {
-        let valid = (1..=Self::LONGEST).contains(&text.len())
+        Self::is_valid(text).then(|| Self(text.to_owned()))
+    }
+
+    /// Whether one of these names this key.
+    pub fn is_among<'a>(&self, claimed: impl IntoIterator<Item = &'a ClaimedKeyId>) -> bool {
+        claimed.into_iter().any(|claimed| claimed == self)
+    }
+
+    fn is_valid(text: &str) -> bool {
+        (1..=Self::LONGEST).contains(&text.len())
             && !text.starts_with('.')
-            && text
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~' | b':'));
-        valid.then(|| Self(text.to_owned()))
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~' | b':'))
     }
 
     /// What a valid id looks like, for error texts.

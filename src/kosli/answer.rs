@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use crate::api_key::{ApiKey, LEFT_OUT, repeatable};
 use crate::budget::Repeatable;
 use crate::clock::from_epoch_seconds;
-use crate::identity::KeyId;
+use crate::identity::{ClaimedKeyId, KeyId};
 
 /// An active key of a service account, as the list shows it: everything but the value.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -29,6 +29,13 @@ pub struct KeyEntry {
     pub last_used_at: Option<SystemTime>,
 }
 
+impl KeyEntry {
+    /// Whether this is the key that is claimed.
+    pub fn is(&self, claimed: Option<&ClaimedKeyId>) -> bool {
+        claimed.is_some_and(|claimed| *claimed == self.id)
+    }
+}
+
 /// The whole list of a service account's keys.
 #[derive(Clone, Debug)]
 pub struct Listing {
@@ -38,6 +45,13 @@ pub struct Listing {
     pub odd: usize,
     /// Kosli's own time when it answered: what ages of keys are measured against.
     pub at: SystemTime,
+}
+
+impl Listing {
+    /// What the list shows of the key that is claimed: its id is proven.
+    pub fn entry(&self, claimed: Option<&ClaimedKeyId>) -> Option<&KeyEntry> {
+        self.keys.iter().find(|key| key.is(claimed))
+    }
 }
 
 /// A key that has just been minted. Its value is shown this once.

@@ -16,7 +16,7 @@ use crate::clock::{from_epoch_seconds, rfc3339};
 use crate::config::Policy;
 use crate::error::{ErrorKind, RotationError};
 use crate::event::SecretId;
-use crate::identity::KeyId;
+use crate::identity::{ClaimedKeyId, KeyId};
 use crate::kosli::{Acceptance, KeyEntry, Listing};
 use crate::secrets_manager::{CURRENT, Description, PENDING, PREVIOUS, Version, Which};
 use crate::words::words;
@@ -267,7 +267,7 @@ impl Checkup<'_> {
 
     fn has_marked_keys(&self, current: &Credential, previous: Option<&Credential>, listing: &Listing) -> bool {
         let marks = Marks::of(&self.description.arn, current, previous);
-        listing.keys.iter().any(|key| current.key_id.as_ref() != Some(&key.id) && marks.attempt_of(key).is_some())
+        listing.keys.iter().any(|key| !key.is(current.key_id.as_ref()) && marks.attempt_of(key).is_some())
     }
 
     /// The successor of the current key that a rotation has minted, though none is pending any more, and when the current key dies
@@ -280,7 +280,7 @@ impl Checkup<'_> {
         listing: &Listing,
     ) -> Option<(KeyId, SystemTime)> {
         let marks = Marks::of(&self.description.arn, current, previous);
-        let successors = listing.keys.iter().filter(|key| current.key_id.as_ref() != Some(&key.id));
+        let successors = listing.keys.iter().filter(|key| !key.is(current.key_id.as_ref()));
         let first = successors.filter(|key| marks.carried_by(key).is_some()).min_by_key(|key| key.created_at)?;
         let dies = first.created_at + self.policy.grace();
         (!is_pending && dies > self.now).then(|| (first.id.clone(), dies))
@@ -315,7 +315,7 @@ impl Checkup<'_> {
         authority: &Authority,
         listing: &Listing,
     ) -> Option<SystemTime> {
-        let Some(id) = &current.key_id else {
+        let Some(id) = &current.key_id.as_ref().map(ClaimedKeyId::believed) else {
             self.not_ok(
                 CheckName::KeyId,
                 format!(
@@ -378,14 +378,14 @@ impl Checkup<'_> {
         let Some(previous) = previous.filter(|previous| !previous.key().same(current.key())) else {
             return self.passed(CheckName::OldKey, "There is no old key.".to_owned());
         };
-        let Some(id) = &previous.key_id else {
+        let Some(id) = &previous.key_id.as_ref().map(ClaimedKeyId::believed) else {
             // So it is after the first rotation of a value without a field for the id.
             return self.passed(
                 CheckName::OldKey,
                 "Nothing says which id the old key has: it ends with its grace period.".to_owned(),
             );
         };
-        if current.key_id.as_ref() == Some(id) {
+        if id.is_among(&current.key_id) {
             return self.passed(
                 CheckName::OldKey,
                 format!("The old key shares the id {id} with the new one: it ends with its grace period."),
@@ -453,7 +453,7 @@ impl Checkup<'_> {
             Err(error) => return self.failed(CheckName::Orphans, &error),
         };
         let (healing, left): (Vec<&KeyEntry>, Vec<&KeyEntry>) =
-            marked.into_iter().filter(|key| !held.contains(&key.id)).partition(|key| replaces(&coming, key));
+            marked.into_iter().filter(|key| !key.id.is_among(&held)).partition(|key| replaces(&coming, key));
         let ids = |keys: &[&KeyEntry]| keys.iter().map(|key| key.id.to_string()).collect::<Vec<_>>().join(", ");
         if healing.is_empty() && left.is_empty() {
             return self
@@ -539,7 +539,7 @@ impl Checkup<'_> {
     async fn check_admin_expiry(&mut self, admin: Option<&Version>, authority: &Authority) -> Option<SystemTime> {
         let description = Description { tags: std::collections::BTreeMap::new(), ..self.description.clone() };
         let admin = Credential::parse(admin?, &description, "the admin secret").ok()?;
-        let id = admin.key_id.as_ref()?;
+        let id = &admin.key_id?.believed();
         let entry = match self.session.kosli(&authority.key).get(&admin.account, id).await {
             Ok(entry) => entry?,
             Err(error) => {

@@ -13,7 +13,7 @@ use super::session::Authority;
 use crate::config::{Policy, RevokeOldKey};
 use crate::error::{Change, ErrorKind, RotationError};
 use crate::event::VersionId;
-use crate::identity::KeyId;
+use crate::identity::{ClaimedKeyId, KeyId};
 use crate::kosli::{Acceptance, KosliError, Listing};
 use crate::metrics::count;
 use crate::secrets_manager::{CURRENT, Description, PENDING, PREVIOUS, Which};
@@ -84,7 +84,7 @@ pub(super) async fn clean_up(
     mut answer: StepAnswer,
 ) -> Result<StepAnswer, RotationError> {
     let Promoted { view, new, replaced, listing, policy } = promoted;
-    answer.key_id = new.key_id.as_ref().map(ToString::to_string);
+    answer.key_id = new.key_id.as_ref().map(|id| id.believed().to_string());
     // Where the label was moved back meanwhile, the rotation is not done but for its clean-up.
     let incomplete = |error: RotationError| match error.kind() {
         ErrorKind::CurrentMoved => error,
@@ -101,7 +101,7 @@ pub(super) async fn clean_up(
     }
     let before = before(invocation, view, &new, &replaced, listing.as_ref().ok()).await.map_err(incomplete)?;
     before.iter().for_each(|before| replaced.learn_key_id(before));
-    answer.replaced_key_id = replaced.key_id.as_ref().map(ToString::to_string);
+    answer.replaced_key_id = replaced.key_id.as_ref().map(|id| id.believed().to_string());
     let authority = authority(view, &new).map_err(incomplete)?;
     let mut work = CleanUp {
         invocation,
@@ -169,9 +169,8 @@ async fn before(
     };
     let suspected = Marks::unproven(&view.description.arn, version);
     let shows_up = listing.is_some_and(|listing| {
-        let others =
-            listing.keys.iter().filter(|key| ![&new.key_id, &replaced.key_id].contains(&&Some(key.id.clone())));
-        others.into_iter().any(|key| suspected.carried_by(key).is_some())
+        let known = || [&new.key_id, &replaced.key_id].into_iter().flatten();
+        listing.keys.iter().filter(|key| !key.id.is_among(known())).any(|key| suspected.carried_by(key).is_some())
     });
     if replaced.key_id.is_some() && !shows_up {
         return Ok(None);
@@ -289,12 +288,13 @@ impl CleanUp<'_> {
     async fn sweep(&mut self, listing: &Listing, failures: &mut Vec<RotationError>) {
         self.warn_of_a_part(listing).await;
         let arn = &self.view.description.arn;
-        let versions: Vec<(Marks, Option<&KeyId>)> = [Some(self.replaced), self.before]
+        let versions: Vec<(Marks, Option<&ClaimedKeyId>)> = [Some(self.replaced), self.before]
             .into_iter()
             .flatten()
             .map(|version| (Marks::of(arn, version, None), version.key_id.as_ref()))
             .collect();
-        let known: Vec<KeyId> = [&self.new.key_id, &self.replaced.key_id].into_iter().flatten().cloned().collect();
+        let known: Vec<ClaimedKeyId> =
+            [&self.new.key_id, &self.replaced.key_id].into_iter().flatten().cloned().collect();
         // Which ids are held costs reads.
         let suspects = left_over(&listing.keys, &versions, &known, &known);
         if suspects == LeftOver::default() {
@@ -346,9 +346,10 @@ impl CleanUp<'_> {
 
     async fn warn_of_a_part(&mut self, listing: &Listing) {
         if let Some(id) = &self.new.key_id
-            && listing.keys.iter().all(|key| key.id != *id)
+            && listing.entry(Some(id)).is_none()
+            && let id = id.believed()
             && matches!(
-                self.invocation.session.kosli(&self.authority.key).get(&self.new.account, id).await,
+                self.invocation.session.kosli(&self.authority.key).get(&self.new.account, &id).await,
                 Ok(Some(_))
             )
         {
@@ -376,7 +377,8 @@ impl CleanUp<'_> {
             self.answer.warnings.push(why.to_owned());
             return Ok(());
         };
-        if old_id == new_id || replaced.key().same(new.key()) {
+        let (is_shared, old_id) = (old_id == new_id, &old_id.believed());
+        if is_shared || replaced.key().same(new.key()) {
             self.answer.warnings.push(format!(
                 "The old key was not revoked: Kosli gave its successor the same id {old_id}, and revoking that would end the new \
                  key. The old one ends with its grace period."
@@ -408,8 +410,8 @@ impl CleanUp<'_> {
 /// Ids that labelled versions hold.
 struct Held {
     /// In the view from before the promotion, or now.
-    at_any_time: Vec<KeyId>,
-    now: Vec<KeyId>,
+    at_any_time: Vec<ClaimedKeyId>,
+    now: Vec<ClaimedKeyId>,
 }
 
 /// Uses the old key until Kosli refuses it, for some seconds.

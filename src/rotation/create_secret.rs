@@ -116,7 +116,7 @@ async fn already_created(
     }
     match invocation.session.accepts(&pending.account, pending.key(), "the pending key", &ACCEPTANCE_PAUSES).await? {
         Acceptance::Accepted => Ok(StepAnswer {
-            key_id: pending.key_id.as_ref().map(ToString::to_string),
+            key_id: pending.key_id.as_ref().map(|id| id.believed().to_string()),
             ..invocation.answer(Outcome::AlreadyCreated)
         }),
         Acceptance::Dead => Err(pending_dead(invocation.session.secret, invocation.version_id())),

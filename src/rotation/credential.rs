@@ -6,7 +6,7 @@ use crate::api_key::ApiKey;
 use crate::document::Document;
 use crate::error::{ErrorKind, RotationError};
 use crate::event::VersionId;
-use crate::identity::{Account, KeyId, Name};
+use crate::identity::{Account, ClaimedKeyId, KeyId, Name};
 use crate::secrets_manager::{CURRENT, Description, PREVIOUS, Version};
 
 /// The prefix of the staging label that keeps the key id of a value without a field for it.
@@ -29,7 +29,7 @@ pub struct Credential {
     /// Whose key it is.
     pub account: Account,
     /// The key's id, where the value, a label or a tag names it.
-    pub key_id: Option<KeyId>,
+    pub key_id: Option<ClaimedKeyId>,
     /// Nothing but the tag names it.
     pub key_id_from_tag: bool,
 }
@@ -74,8 +74,8 @@ impl Credential {
         let key_id = match document.key_id().or(labelled) {
             // A key's value in the place of its id would be printed, and sent in a URL.
             Some(id) => Some(
-                KeyId::parse(id)
-                    .filter(|id| id.as_str() != document.key().expose())
+                ClaimedKeyId::parse(id)
+                    .filter(|_| id != document.key().expose())
                     .ok_or_else(|| invalid_key_id(role))?,
             ),
             None => None,
@@ -103,7 +103,7 @@ impl Credential {
     ) -> Result<Self, RotationError> {
         let mut credential = Self::parse(version, description, role)?;
         let Some(tag) = description.tags.get(KEY_ID_TAG) else { return Ok(credential) };
-        let tag = KeyId::parse(tag).filter(|id| id.as_str() != credential.key().expose()).ok_or_else(|| {
+        let tag = ClaimedKeyId::parse(tag).filter(|_| tag != credential.key().expose()).ok_or_else(|| {
             RotationError::before_any_change(
                 ErrorKind::InvalidTag,
                 format!("The secret's tag {KEY_ID_TAG} is no key id: {}.", KeyId::RULE),
@@ -128,7 +128,7 @@ impl Credential {
             Some(id) if first && *id != tag && !labelled_by_us => {
                 return Err(RotationError::before_any_change(
                     ErrorKind::IdentityConflict,
-                    format!("The value under {role} names the key {id}, and the tag {KEY_ID_TAG} names {tag}."),
+                    format!("The value under {role} names another key than the tag {KEY_ID_TAG}."),
                     "Correct whichever is wrong, then rotate again.",
                 ));
             }

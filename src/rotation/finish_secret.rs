@@ -18,7 +18,7 @@ use crate::budget::Repeatable;
 use crate::config::Policy;
 use crate::error::{ErrorKind, RotationError};
 use crate::event::VersionId;
-use crate::identity::KeyId;
+use crate::identity::ClaimedKeyId;
 use crate::kosli::{Acceptance, KeyEntry, Listing};
 use crate::metrics::count;
 use crate::secrets_manager::{CURRENT, PENDING, Which};
@@ -185,31 +185,33 @@ async fn look_again(
     marks: &Marks,
 ) -> (Result<Listing, RotationError>, Option<KeyEntry>) {
     let mut listing = Err(pending_value_missing(invocation.session.secret));
-    let is_pending = |key: &&KeyEntry| Some(&key.id) == pending.key_id.as_ref();
     for (number, &pause) in UNLISTED_PAUSES.iter().enumerate() {
         // It is worth more time where a key is listed beside it that may be its successor, or may be older than it.
         let beside = listing.as_ref().is_ok_and(|listing: &Listing| {
-            !marks.lost(&listing.keys, None, &[], Some(&[])).unwrap_or_default().is_empty()
+            !marks.lost(&listing.keys, None, |_| false, Some(&[])).unwrap_or_default().is_empty()
         });
         if (number >= STALE_VIEW_PAUSES.len() && !beside) || !invocation.session.budget.pause(pause).await {
             break;
         }
         listing = list(invocation, view, pending).await;
         if let Ok(listed) = &listing
-            && let Some(entry) = listed.keys.iter().find(is_pending).cloned()
+            && let Some(entry) = listed.entry(pending.key_id.as_ref()).cloned()
         {
             return (listing, Some(entry));
         }
     }
-    let (Some(id), Ok(authority)) = (&pending.key_id, authority(view, pending)) else { return (listing, None) };
-    let entry = invocation.session.kosli(&authority.key).get(&pending.account, id).await.ok().flatten();
+    let (Some(id), Ok(authority)) = (pending.key_id.as_ref().map(ClaimedKeyId::believed), authority(view, pending))
+    else {
+        return (listing, None);
+    };
+    let entry = invocation.session.kosli(&authority.key).get(&pending.account, &id).await.ok().flatten();
     (listing, entry)
 }
 
 /// Why nothing is promoted, in words.
 fn stopped(invocation: &Invocation<'_>, pending: &Credential, stop: &Stop) -> RotationError {
     let (secret, version_id) = (invocation.session.secret, invocation.version_id());
-    let id = pending.key_id.as_ref().map_or_else(|| "(unknown id)".to_owned(), KeyId::to_string);
+    let id = pending.key_id.as_ref().map_or_else(|| "(unknown id)".to_owned(), |id| id.believed().to_string());
     match stop {
         Stop::Dying(dying) => pending_key_dying(secret, version_id, &id, &dying.to_string()),
         Stop::Superseded { ends } => pending_superseded(secret, version_id, &id).current_key_dies(*ends),

@@ -87,11 +87,11 @@ fn decide(seen: &Seen<'_>) -> LeftBehind {
     LeftBehind {
         dies: marks.death(keys, current.key_id.as_ref(), policy.grace()).or(by_age),
         key: unheld.and_then(|version| {
-            let id = version.key_id.as_ref().filter(|id| keys.iter().any(|key| key.id == **id))?;
+            let entry = keys.iter().find(|key| key.is(version.key_id.as_ref()))?;
             // One that was rotated in its turn ends with its grace period.
             let successors = Marks::of(&description.arn, version, None);
-            let rotated = successors.death(keys, Some(id), policy.grace()).is_some();
-            (!rotated).then(|| (id.clone(), version.account.clone()))
+            let rotated = successors.death(keys, version.key_id.as_ref(), policy.grace()).is_some();
+            (!rotated).then(|| (entry.id.clone(), version.account.clone()))
         }),
     }
 }

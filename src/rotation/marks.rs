@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use super::credential::Credential;
 use crate::clock::from_epoch_seconds;
 use crate::event::VersionId;
-use crate::identity::KeyId;
+use crate::identity::{ClaimedKeyId, KeyId};
 use crate::kosli::KeyEntry;
 use crate::marker::{Attempt, Mark};
 
@@ -65,8 +65,8 @@ impl Marks {
 
     /// When the version's key dies of a rotation, as far as a list tells: a grace period after its first successor was made, used or
     /// not, or at an end of its own that is shown and comes before that. `None`: no successor is listed.
-    pub(super) fn death(&self, keys: &[KeyEntry], own: Option<&KeyId>, grace: Duration) -> Option<SystemTime> {
-        let (own, others): (Vec<&KeyEntry>, Vec<&KeyEntry>) = keys.iter().partition(|key| own == Some(&key.id));
+    pub(super) fn death(&self, keys: &[KeyEntry], own: Option<&ClaimedKeyId>, grace: Duration) -> Option<SystemTime> {
+        let (own, others): (Vec<&KeyEntry>, Vec<&KeyEntry>) = keys.iter().partition(|key| key.is(own));
         let successors = others.into_iter().filter(|key| self.carried_by(key).is_some());
         let ends = successors.map(|key| key.created_at).min()? + grace;
         let shown = own.first().and_then(|key| key.expires_at).map(from_epoch_seconds);
@@ -79,7 +79,7 @@ impl Marks {
     }
 
     /// The rule: the keys of a whole list that carry a mark, were never used, are not older than the version, have the description of
-    /// the `replaced` key (if that is listed), are neither it nor one of `except`, and that no version holds. They are lost, or
+    /// the `replaced` key (if that is listed), are neither it nor an exception, and that no version holds. They are lost, or
     /// another execution is about to store them.
     ///
     /// `held` are the ids that labelled versions hold; `None`: that was not read yet.
@@ -89,21 +89,21 @@ impl Marks {
     pub(super) fn lost<'l>(
         &self,
         keys: &'l [KeyEntry],
-        replaced: Option<&KeyId>,
-        except: &[KeyId],
-        held: Option<&[KeyId]>,
+        replaced: Option<&ClaimedKeyId>,
+        except: impl Fn(&KeyId) -> bool,
+        held: Option<&[ClaimedKeyId]>,
     ) -> Result<Vec<(&'l KeyEntry, Attempt)>, HeldUnknown> {
-        let replaced_entry = replaced.and_then(|id| keys.iter().find(|key| key.id == *id));
+        let replaced_entry = keys.iter().find(|key| key.is(replaced));
         let marked: Vec<(&KeyEntry, Attempt)> = keys
             .iter()
-            .filter(|key| replaced != Some(&key.id) && !except.contains(&key.id))
+            .filter(|key| !key.is(replaced) && !except(&key.id))
             .filter(|key| may_succeed(replaced_entry, key))
             .filter_map(|key| Some((key, self.attempt_of(key)?)))
             .collect();
         match held {
             _ if marked.is_empty() => Ok(marked),
             None => Err(HeldUnknown),
-            Some(held) => Ok(marked.into_iter().filter(|(key, _)| !held.contains(&key.id)).collect()),
+            Some(held) => Ok(marked.into_iter().filter(|(key, _)| !key.id.is_among(held)).collect()),
         }
     }
 }
@@ -121,18 +121,18 @@ pub(super) struct LeftOver {
 /// its own key's id. `held_before` are the ids that are not touched, whatever their mark, and `held` those of them that are in place.
 pub(super) fn left_over(
     keys: &[KeyEntry],
-    versions: &[(Marks, Option<&KeyId>)],
-    held_before: &[KeyId],
-    held: &[KeyId],
+    versions: &[(Marks, Option<&ClaimedKeyId>)],
+    held_before: &[ClaimedKeyId],
+    held: &[ClaimedKeyId],
 ) -> LeftOver {
     let mut found = LeftOver::default();
     let ids = |left: &mut dyn Iterator<Item = &KeyEntry>| left.map(|key| key.id.clone()).collect::<Vec<_>>();
     for (marks, own) in versions {
         // That something is held is known: `lost` has nothing to ask.
-        let lost = marks.lost(keys, *own, held_before, Some(&[])).unwrap_or_default();
+        let lost = marks.lost(keys, *own, |id| id.is_among(held_before), Some(&[])).unwrap_or_default();
         found.lost.extend(ids(&mut lost.into_iter().map(|(key, _)| key)));
-        let marked = keys.iter().filter(|key| *own != Some(&key.id) && marks.carried_by(key).is_some());
-        found.in_use.extend(ids(&mut marked.filter(|key| !held.contains(&key.id))));
+        let marked = keys.iter().filter(|key| !key.is(*own) && marks.carried_by(key).is_some());
+        found.in_use.extend(ids(&mut marked.filter(|key| !key.id.is_among(held))));
     }
     found.lost.dedup();
     let LeftOver { lost, in_use } = &mut found;
@@ -165,6 +165,10 @@ mod tests {
 
     fn id(id: &str) -> KeyId {
         KeyId::parse(id).expect("valid")
+    }
+
+    fn claimed(id: &str) -> ClaimedKeyId {
+        ClaimedKeyId::parse(id).expect("valid")
     }
 
     /// A version of the account `ci` (or another), with a key and maybe its id.
@@ -278,9 +282,8 @@ mod tests {
             ("it is the replaced key", vec![&KeyEntry { id: id("cur"), ..lost.clone() }], "", none, Ok(vec![])),
         ] {
             let keys: Vec<KeyEntry> = keys.into_iter().cloned().collect();
-            let except: Vec<KeyId> = KeyId::parse(except).into_iter().collect();
-            let held: Option<Vec<KeyId>> = held.map(|held| held.iter().map(|held| id(held)).collect());
-            let found = marks.lost(&keys, Some(&id("cur")), &except, held.as_deref());
+            let held: Option<Vec<ClaimedKeyId>> = held.map(|held| held.iter().map(|held| claimed(held)).collect());
+            let found = marks.lost(&keys, Some(&claimed("cur")), |id| id.as_str() == except, held.as_deref());
             let found = found.map(|found| found.iter().map(|(key, _)| key.id.to_string()).collect::<Vec<_>>());
             assert_eq!(found, expected.map(|ids| ids.into_iter().map(str::to_owned).collect()), "{what}");
         }
@@ -293,7 +296,7 @@ mod tests {
         let used = KeyEntry { last_used_at: Some(at(CREATED)), ..marked("used", "v1") };
         let endless = KeyEntry { expires_at: None, ..marked("endless", "v1") };
         let other_name = KeyEntry { description: "deployments".to_owned(), ..marked("other-name", "v1") };
-        let old_id = id("old");
+        let old_id = claimed("old");
         for (listed, held_before, held, lost, in_use) in [
             (vec![marked("lost", "v1")], "", "", "lost", ""),
             (vec![marked("lost", "v1"), marked("late", "v1")], "", "", "lost late", ""),
@@ -311,7 +314,8 @@ mod tests {
         ] {
             let ids = |names: &str| names.split_whitespace().map(id).collect::<Vec<_>>();
             let versions = [(Marks::unproven(ARN, &VersionId::trusted("v1")), Some(&old_id))];
-            let found = left_over(&listed, &versions, &ids(held_before), &ids(held));
+            let claims = |names: &str| names.split_whitespace().map(claimed).collect::<Vec<_>>();
+            let found = left_over(&listed, &versions, &claims(held_before), &claims(held));
             assert_eq!(found, LeftOver { lost: ids(lost), in_use: ids(in_use) }, "{listed:?}");
         }
     }
@@ -332,7 +336,7 @@ mod tests {
             ("its own expiry is later", vec![cur(Some(CREATED + 90_000)), later], Some(3_660)),
             ("its own mark is none", vec![marked("cur", "v")], None),
         ] {
-            let death = marks.death(&keys, Some(&id("cur")), Duration::from_secs(3_600));
+            let death = marks.death(&keys, Some(&claimed("cur")), Duration::from_secs(3_600));
             assert_eq!(death, expected.map(|after| at(CREATED + after)), "{what}");
         }
     }

@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime};
 use super::marks::{HeldUnknown, Marks};
 use crate::clock::{from_epoch_seconds, rfc3339};
 use crate::event::VersionId;
-use crate::identity::KeyId;
+use crate::identity::{ClaimedKeyId, KeyId};
 use crate::kosli::{Acceptance, KeyEntry, Listing};
 use crate::marker::{Mark, WINDOW};
 use crate::secrets_manager::{Description, PREVIOUS};
@@ -36,11 +36,11 @@ const TOLERANCE: Duration = Duration::from_secs(300);
 pub(super) struct Seen<'a> {
     pub(super) description: &'a Description,
     /// The pending version's id, its key's id (where it is known), and when the version was made.
-    pub(super) pending: (&'a VersionId, Option<&'a KeyId>, SystemTime),
+    pub(super) pending: (&'a VersionId, Option<&'a ClaimedKeyId>, SystemTime),
     /// The marks of keys that replace the current version.
     pub(super) marks: &'a Marks,
     /// The current version's id, and its key's.
-    pub(super) current: (&'a VersionId, Option<&'a KeyId>),
+    pub(super) current: (&'a VersionId, Option<&'a ClaimedKeyId>),
     /// The names of the fields, key and key id left out, in which the two documents differ.
     pub(super) differing: &'a [String],
     /// How long the current key goes on working after it was rotated.
@@ -61,7 +61,7 @@ pub(super) struct Facts {
     /// The pending key, looked for once more because the list does not show it; `Some(None)`: it is not on the account.
     pub(super) entry: Option<Option<KeyEntry>>,
     /// Key ids that labelled versions hold.
-    pub(super) held: Option<Vec<KeyId>>,
+    pub(super) held: Option<Vec<ClaimedKeyId>>,
     /// Which key the version holds whose mark the pending key carries.
     pub(super) marked_version: Option<KeyOf>,
     /// Whether Kosli accepts the current key.
@@ -209,8 +209,7 @@ pub(super) fn dying(seen: &Seen<'_>) -> Result<Option<Dying>, HeldUnknown> {
     let elsewhere = marked_version.filter(|version| *version != seen.current.0);
     let of_marked = elsewhere.map(|version| Marks::unproven(&seen.description.arn, version));
     let marks = of_marked.as_ref().unwrap_or(seen.marks);
-    let except = [pending.clone()];
-    let candidates = marks.lost(&listing.keys, seen.current.1, &except, seen.facts.held.as_deref())?;
+    let candidates = marks.lost(&listing.keys, seen.current.1, |id| pending == id, seen.facts.held.as_deref())?;
     let successor = candidates.into_iter().map(|(key, _)| key).find(|candidate| match entry {
         Some(entry) => candidate.created_at > entry.created_at + seen.take_over_after,
         // Kosli accepts the pending key and shows it no more.
@@ -222,7 +221,7 @@ pub(super) fn dying(seen: &Seen<'_>) -> Result<Option<Dying>, HeldUnknown> {
 impl<'a> Seen<'a> {
     /// What Kosli shows of the pending key.
     fn entry(&'a self) -> Option<&'a KeyEntry> {
-        let listed = self.listing?.keys.iter().find(|key| Some(&key.id) == self.pending.1);
+        let listed = self.listing?.entry(self.pending.1);
         listed.or(self.facts.entry.as_ref().and_then(Option::as_ref))
     }
 
@@ -230,7 +229,7 @@ impl<'a> Seen<'a> {
     /// the way, tells nothing of it.
     fn current_entry(&self) -> Option<&'a KeyEntry> {
         let is_its_own = self.current.1 != self.pending.1 && self.facts.marked_version != Some(KeyOf::OtherWithItsId);
-        self.listing?.keys.iter().find(|key| is_its_own && Some(&key.id) == self.current.1)
+        self.listing?.entry(self.current.1.filter(|_| is_its_own))
     }
 
     /// When the current key dies, as far as the list tells: at an end that it shows; and a grace period after the pending key was made,
@@ -295,6 +294,10 @@ mod tests {
         KeyId::parse(name).expect("valid")
     }
 
+    fn claimed(name: &str) -> ClaimedKeyId {
+        ClaimedKeyId::parse(name).expect("valid")
+    }
+
     fn version(name: &str) -> VersionId {
         VersionId::trusted(name)
     }
@@ -348,13 +351,13 @@ mod tests {
         };
         let differing: Vec<String> = case.differing.iter().map(|name| (*name).to_owned()).collect();
         let listing = case.keys.clone().map(|keys| Listing { keys, odd: 0, at: at(NOW + 3_600) });
-        let (current, pending, key) = (version("v1"), version("v2"), id("k2"));
+        let (current, pending, key) = (version("v1"), version("v2"), claimed("k2"));
         let marks = Marks::unproven(ARN, &current);
         next(&Seen {
             description: &description,
             pending: (&pending, Some(&key), at(NOW)),
             marks: &marks,
-            current: (&current, Some(&id("k1"))),
+            current: (&current, Some(&claimed("k1"))),
             differing: &differing,
             grace: Duration::from_secs(case.grace_days * DAY),
             life: Duration::from_secs(90 * DAY),
@@ -366,7 +369,7 @@ mod tests {
     }
 
     fn held() -> Facts {
-        Facts { held: Some(vec![id("held")]), ..Facts::default() }
+        Facts { held: Some(vec![claimed("held")]), ..Facts::default() }
     }
 
     fn case(name: &'static str, keys: Vec<KeyEntry>, facts: Facts, expected: Next) -> Case {

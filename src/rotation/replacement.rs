@@ -126,7 +126,7 @@ impl<'a> Minter<'a> {
                 }
                 Next::Mint(mint) => mint,
             };
-            if let (Mint::Create { beside: None, .. }, Some(id)) = (&mint, &self.task.current.key_id) {
+            if let (Mint::Create { beside: None, .. }, Some(id)) = (&mint, &self.task.current_id) {
                 info!(key_id = %id, "the current key was revoked: creating a new one");
             }
             self.make_room(stale_labels.by_ref()).await?;

@@ -11,7 +11,7 @@ use crate::budget::Budget;
 use crate::error::{ErrorKind, RotationError};
 use crate::event::SecretId;
 use crate::function::Function;
-use crate::identity::{Account, KeyId};
+use crate::identity::{Account, ClaimedKeyId, KeyId};
 use crate::kosli::{Acceptance, Caller, KosliError, Listing};
 use crate::metrics::{Tally, count};
 use crate::secrets_manager::{CURRENT, Description, SecretsManagerError, Version, Which};
@@ -161,15 +161,17 @@ impl Session<'_> {
         &self,
         description: &Description,
         known: &[&Credential],
-    ) -> Result<Vec<KeyId>, RotationError> {
-        let mut held: Vec<KeyId> = known.iter().filter_map(|credential| credential.key_id.clone()).collect();
+    ) -> Result<Vec<ClaimedKeyId>, RotationError> {
+        let mut held: Vec<ClaimedKeyId> = known.iter().filter_map(|credential| credential.key_id.clone()).collect();
         for (version, labels) in &description.versions {
             // A version with nothing but our own label is an abandoned one: the label goes before the next mint.
             let abandoned = labels.iter().all(|label| label.starts_with(KEY_ID_LABEL));
             if abandoned || known.iter().any(|credential| credential.version == *version) {
                 continue;
             }
-            held.extend(labels.iter().filter_map(|label| label.strip_prefix(KEY_ID_LABEL)).filter_map(KeyId::parse));
+            held.extend(
+                labels.iter().filter_map(|label| label.strip_prefix(KEY_ID_LABEL)).filter_map(ClaimedKeyId::parse),
+            );
             if let Some(version) = self.read(Which::Id(version)).await? {
                 held.extend(Credential::parse(&version, description, "a label").ok().and_then(|held| held.key_id));
             }

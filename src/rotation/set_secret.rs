@@ -15,7 +15,10 @@ pub(super) async fn set_secret(invocation: &Invocation<'_>) -> Result<StepAnswer
     }
     let Some(pending) = &view.pending else { return Err(invocation.pending_value_missing(&view.description).await) };
     let pending = check(invocation, &view, pending).map_err(invocation.with_death(&view))?;
-    Ok(StepAnswer { key_id: pending.key_id.as_ref().map(ToString::to_string), ..invocation.answer(Outcome::Checked) })
+    Ok(StepAnswer {
+        key_id: pending.key_id.as_ref().map(|id| id.believed().to_string()),
+        ..invocation.answer(Outcome::Checked)
+    })
 }
 
 fn check(invocation: &Invocation<'_>, view: &View, pending: &Version) -> Result<Credential, RotationError> {

@@ -63,7 +63,7 @@ async fn authenticate(
     let whose = format!("the key under {label}");
     match session.accepts(&credential.account, credential.key(), &whose, &ACCEPTANCE_PAUSES).await? {
         Acceptance::Accepted => Ok(StepAnswer {
-            key_id: credential.key_id.as_ref().map(ToString::to_string),
+            key_id: credential.key_id.as_ref().map(|id| id.believed().to_string()),
             ..invocation.answer(Outcome::Tested)
         }),
         Acceptance::Dead if label == PENDING => Err(pending_dead(session.secret, invocation.version_id())),
@@ -87,6 +87,6 @@ async fn test_configuration(
         return Err(current_key_dead(session.secret));
     }
     // An id is foreign text until the list has shown it.
-    let id = current.key_id.as_ref().filter(|id| listing.keys.iter().any(|key| key.id == **id));
-    Ok(StepAnswer { key_id: id.map(ToString::to_string), ..invocation.answer(Outcome::TestedCurrent) })
+    let entry = listing.entry(current.key_id.as_ref());
+    Ok(StepAnswer { key_id: entry.map(|key| key.id.to_string()), ..invocation.answer(Outcome::TestedCurrent) })
 }

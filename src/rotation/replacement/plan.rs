@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 use super::stop::Stop;
 use crate::clock::from_epoch_seconds;
 use crate::config::Policy;
-use crate::identity::KeyId;
+use crate::identity::{ClaimedKeyId, KeyId};
 use crate::kosli::{KeyEntry, LONGEST_DESCRIPTION, Listing};
 use crate::marker::Attempt;
 use crate::rotation::credential::{Credential, KEY_ID_LABEL};
@@ -36,6 +36,8 @@ pub(in crate::rotation) struct Task<'a> {
     pub(super) description: &'a Description,
     /// What is being replaced.
     pub(in crate::rotation) current: Credential,
+    /// Its key's id, proven.
+    pub(super) current_id: Option<KeyId>,
     /// The version before it, if it parses.
     pub(super) previous: Option<Credential>,
     /// Whether Kosli accepts the current key.
@@ -65,7 +67,7 @@ pub(super) struct Tried {
 pub(super) struct Look {
     pub(super) listing: Listing,
     /// Key ids that labelled versions hold.
-    pub(super) held: Option<Vec<KeyId>>,
+    pub(super) held: Option<Vec<ClaimedKeyId>>,
     /// Whether the current key's id is on the account, though it is not listed.
     pub(super) unlisted: Option<bool>,
 }
@@ -140,7 +142,7 @@ pub(super) fn next(task: &Task<'_>, look: &Look, tried: &Tried) -> Next {
     if let Some(head) = head(task, &lost, tried) {
         return Next::Mint(Mint::RotateLost(head.clone()));
     }
-    let current = task.current.key_id.as_ref();
+    let current = task.current_id.as_ref();
     match (task.alive, current.or_else(|| only_candidate(task, look))) {
         (true, Some(id)) if tried.refused.contains(id) => Next::Mint(task.create(look, Some(id.clone()))),
         (true, Some(id)) => Next::Mint(Mint::RotateCurrent(id.clone())),
@@ -191,12 +193,13 @@ pub(super) fn current_key_dies(task: &Task<'_>, look: &Look, tried: &Tried) -> O
 
 /// The keys that were minted to replace the current version and that no version holds, but those that Kosli refuses to rotate.
 fn lost<'l>(task: &Task<'_>, look: &'l Look, tried: &Tried) -> Result<Vec<(&'l KeyEntry, Attempt)>, HeldUnknown> {
-    task.marks.lost(&look.listing.keys, task.current.key_id.as_ref(), &tried.refused, look.held.as_deref())
+    let is_refused = |id: &KeyId| tried.refused.contains(id);
+    task.marks.lost(&look.listing.keys, task.current.key_id.as_ref(), is_refused, look.held.as_deref())
 }
 
 /// The lost key that is rotated. The newest has certainly not been rotated before.
 fn head<'a>(task: &Task<'_>, lost: &[(&'a KeyEntry, Attempt)], tried: &'a Tried) -> Option<&'a KeyId> {
-    let named = tried.lost.last().filter(|id| !tried.refused.contains(id) && task.current.key_id.as_ref() != Some(*id));
+    let named = tried.lost.last().filter(|id| !tried.refused.contains(id) && task.current_id.as_ref() != Some(*id));
     named.or(lost.iter().max_by_key(|(key, _)| key.created_at).map(|(key, _)| &key.id))
 }
 
@@ -235,14 +238,14 @@ impl<'a> Task<'a> {
     ) -> Self {
         let marks = Marks::of(&description.arn, &current, previous.as_ref());
         let take_over_after = function_timeout + TAKE_OVER_MARGIN;
-        Self { description, current, previous, alive, role, policy, marks, take_over_after }
+        let current_id = current.key_id.as_ref().map(ClaimedKeyId::believed);
+        Self { description, current, current_id, previous, alive, role, policy, marks, take_over_after }
     }
 
     /// When the current key dies, if its grace period ends at this instant: with its own expiry, where that comes first. `None`: it
     /// is dead already.
     pub(super) fn dies_at(&self, grace_period_ends: SystemTime, listing: &Listing) -> Option<SystemTime> {
-        let own = self.current.key_id.as_ref().and_then(|id| listing.keys.iter().find(|key| key.id == *id));
-        let expiry = own.and_then(|key| key.expires_at).map(from_epoch_seconds);
+        let expiry = listing.entry(self.current.key_id.as_ref()).and_then(|key| key.expires_at).map(from_epoch_seconds);
         self.alive.then(|| expiry.map_or(grace_period_ends, |expiry| grace_period_ends.min(expiry)))
     }
 
@@ -250,14 +253,13 @@ impl<'a> Task<'a> {
     fn is_held_elsewhere(&self, id: &KeyId) -> bool {
         let labelled = |label: &String| label.strip_prefix(KEY_ID_LABEL) == Some(id.as_str());
         self.description.versions.values().flatten().any(labelled)
-            || self.previous.as_ref().is_some_and(|previous| previous.key_id.as_ref() == Some(id))
+            || id.is_among(self.previous.iter().flat_map(|previous| &previous.key_id))
     }
 
     /// A new key: described as the one that it replaces, if that is known.
     fn create(&self, look: &Look, beside: Option<KeyId>) -> Mint {
         let described = |credential: &Credential| {
-            let id = credential.key_id.as_ref()?;
-            let entry = look.listing.keys.iter().find(|key| key.id == *id)?;
+            let entry = look.listing.entry(credential.key_id.as_ref())?;
             Some(entry.description.clone()).filter(|description| !description.is_empty())
         };
         let previous = self.previous.as_ref().filter(|previous| previous.account == self.current.account);
@@ -534,7 +536,7 @@ mod tests {
         case.look.renew(Listing { keys: Vec::new(), odd: 0, at: now() });
         assert_eq!(
             (case.look.unlisted, case.look.held.as_deref()),
-            (None, Some(&[KeyId::parse("b").expect("valid")][..]))
+            (None, Some(&[ClaimedKeyId::parse("b").expect("valid")][..]))
         );
         assert!(case.look.listing.keys.is_empty());
     }
@@ -605,7 +607,7 @@ mod tests {
                 let (what, ids) = word.split_once('=').unwrap_or((word, ""));
                 let ids = ids.split(',').filter_map(KeyId::parse);
                 match what {
-                    "held" => case.look.held = Some(ids.collect()),
+                    "held" => case.look.held = Some(ids.map(|id| ClaimedKeyId::from(&id)).collect()),
                     "gone" => case.look.unlisted = Some(false),
                     "odd" => case.look.listing.odd = 1,
                     "there" => case.look.unlisted = Some(true),

@@ -9,7 +9,7 @@ use super::plan::{Look, Mint, Tried};
 use crate::by_hand;
 use crate::clock::rfc3339;
 use crate::error::{Change, ErrorKind, RotationError};
-use crate::identity::KeyId;
+use crate::identity::{ClaimedKeyId, KeyId};
 use crate::kosli::{KosliError, Listing, Minted};
 use crate::metrics::count;
 use crate::rotation::credential::{Credential, KEY_ID_LABEL};
@@ -75,7 +75,7 @@ impl Minter<'_> {
             Mint::RotateLost(id) => {
                 count(&session.tally.recovered);
                 let revoked = self.revoke_replaced(id, &minted.id, &mut warnings).await;
-                (Outcome::Recovered, self.task.current.key_id.clone(), revoked)
+                (Outcome::Recovered, self.task.current_id.clone(), revoked)
             }
             Mint::Create { beside, .. } => {
                 warnings.extend(beside.as_ref().map(|id| {
@@ -85,7 +85,7 @@ impl Minter<'_> {
                         by_hand::revoke_keys([id], &self.task.current.account, session.host())
                     )
                 }));
-                (Outcome::Created, self.task.current.key_id.clone(), Vec::new())
+                (Outcome::Created, self.task.current_id.clone(), Vec::new())
             }
         };
         let current_key_dies = tried.current_key_dies;
@@ -118,7 +118,7 @@ impl Minter<'_> {
             // Without its id nothing is proven; the sweep after the promotion takes care of ours.
             return Ok(Stored::ByTwin(version));
         };
-        if winner_id == minted.id || mint.rotates() == Some(&winner_id) {
+        if let Some(winner_id) = [Some(&minted.id), mint.rotates()].into_iter().flatten().find(|id| winner_id == **id) {
             let at = minted.grace_period_expires_at.map_or_else(|| "soon".to_owned(), rfc3339);
             return Err(RotationError::after(
                 Change::NotStored(minted.id.clone()),
@@ -142,7 +142,7 @@ impl Minter<'_> {
 
     /// Revokes a lost key that has been replaced, so that nobody needs it any more; where that fails, the sweep does it.
     async fn revoke_replaced(&self, id: &KeyId, pending: &KeyId, warnings: &mut Vec<String>) -> Vec<KeyId> {
-        match self.revoke(id, pending).await {
+        match self.revoke(id, &pending.into()).await {
             Ok(true) => return vec![id.clone()],
             Ok(false) => {}
             Err(error) => warnings.push(format!("The lost key {id} could not be revoked yet: {error}.")),
@@ -151,9 +151,9 @@ impl Minter<'_> {
     }
 
     /// Revokes a key of this replacement, never one that the current or the pending version holds.
-    async fn revoke(&self, id: &KeyId, pending: &KeyId) -> Result<bool, KosliError> {
+    async fn revoke(&self, id: &KeyId, pending: &ClaimedKeyId) -> Result<bool, KosliError> {
         let current = &self.task.current;
-        if id == pending || current.key_id.as_ref() == Some(id) {
+        if id.is_among(current.key_id.iter().chain([pending])) {
             return Ok(false);
         }
         let revoked = self.invocation.session.revoke(&current.account, id, &self.authority).await?;
@@ -181,11 +181,11 @@ impl Minter<'_> {
         let (current, tally) = (&self.task.current, &self.invocation.session.tally);
         count(&tally.marker_changed);
         warn!(sent = expires_at, answered = minted.expires_at, "Kosli changed the expiry of the new key");
-        let current_entry = current.key_id.as_ref().and_then(|id| listing.keys.iter().find(|key| key.id == *id));
+        let current_entry = listing.entry(current.key_id.as_ref());
         listing
             .keys
             .iter()
-            .filter(|key| key.id != minted.id && current.key_id.as_ref() != Some(&key.id))
+            .filter(|key| key.id != minted.id && !key.is(current.key_id.as_ref()))
             .filter(|key| key.last_used_at.is_none() && key.created_at + CLOCK_TOLERANCE >= current.created)
             .filter(|key| may_succeed(current_entry, key))
             .map(|key| {
