@@ -129,6 +129,8 @@ pub enum Change {
     LeftToTwin,
     /// `AWSCURRENT` has moved.
     Promoted,
+    /// The answer to the move of `AWSCURRENT` was lost.
+    MaybePromoted,
 }
 
 impl fmt::Display for Change {
@@ -146,6 +148,7 @@ impl fmt::Display for Change {
             Self::NotStored(id) => write!(f, "The key {id} was minted and not stored."),
             Self::LeftToTwin => f.write_str("This execution changed nothing."),
             Self::Promoted => f.write_str("AWSCURRENT has moved to the new version."),
+            Self::MaybePromoted => f.write_str("AWSCURRENT may have moved to the new version; the next attempt looks."),
         }
     }
 }

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use emulator::kosli::{Key, LastUsedAt, ListInGrace, Switches};
-use emulator::rotation::{Event, STEPS};
+use emulator::rotation::{Event, STEPS, step_event};
 use emulator::secrets_manager::RotationRequest;
-use emulator::{BoxFuture, Call, Emulator};
-use http::Request;
+use emulator::{BoxFuture, Call, Emulator, Fault, Hook};
+use http::{Request, StatusCode};
 use kosli_key_rotation::marker::{Attempt, Mark};
 use serde_json::json;
 use testbed::{
@@ -557,4 +557,83 @@ fn a_clean_up_that_sees_the_label_moved_back_does_not_say_that_the_new_key_is_cu
         assert!(world.lives(&world.first_key));
         assert_eq!(world.count(&["revoke"]), 0);
     });
+}
+
+/// The answer to the move of the label is lost, and so is the look whether it has moved.
+#[test]
+fn a_move_whose_outcome_is_unknown_is_said_to_be_unknown() {
+    Testbed::run(async |testbed| {
+        for rule in ["UpdateSecretVersionStage=drop-after", "UpdateSecretVersionStage=drop-before"] {
+            let world = testbed.world(&Setting::default());
+            let rotation = world.until_finish(&second()).await;
+            let dies = rfc3339(world.kosli_key(&world.first_key).grace_ends_at.unwrap());
+            world.rule(rule);
+            world.rule("DescribeSecret#2..=error-before:503");
+            let message = refused(world.step(&rotation, "finishSecret").await, "SecretsManagerUnavailable");
+            assert!(message.contains("may have moved") && !message.contains("Nothing was changed"), "{message}");
+            assert!(message.contains(&dies), "{message}");
+            world.emulator.faults().clear();
+            done(world.step(&rotation, "finishSecret").await);
+            world.assert_completed();
+        }
+        // Whoever looks and sees that it has not moved may look too early.
+        let world = testbed.world(&Setting::default());
+        let rotation = world.until_finish(&second()).await;
+        world.rule("UpdateSecretVersionStage=drop-before");
+        let message = refused(world.step(&rotation, "finishSecret").await, "SecretsManagerUnavailable");
+        assert!(message.contains("may have moved"), "{message}");
+        // A refusal is none of these.
+        world.emulator.faults().clear();
+        world.rule("UpdateSecretVersionStage=refuse:400:AccessDeniedException");
+        let message = refused(world.step(&rotation, "finishSecret").await, "SecretsManagerRefused");
+        assert!(message.contains("Nothing was changed"), "{message}");
+    });
+}
+
+/// The function's own time runs out while a service is asked: the error says so, and until when the current key works.
+#[test]
+fn a_step_whose_own_time_runs_out_says_so() {
+    Testbed::run(async |testbed| {
+        for (step, rule, knows) in [
+            ("setSecret", "GetSecretValue=no-answer", false),
+            ("testSecret", "verify=no-answer", true),
+            ("finishSecret", "verify=no-answer", true),
+            ("finishSecret", "list=no-answer", true),
+            ("finishSecret", "UpdateSecretVersionStage=no-answer", true),
+        ] {
+            let world = testbed.world(&Setting::default());
+            let rotation = world.until_finish(&second()).await;
+            let dies = rfc3339(world.kosli_key(&world.first_key).grace_ends_at.unwrap());
+            world.rule(rule);
+            let event = step_event(&rotation, step);
+            let message = refused(world.invoke_within(0, &event, Duration::from_secs(5)).await, "OutOfTime");
+            assert!(message.contains("time-out"), "{step} {rule}: {message}");
+            assert_eq!(message.contains(&dies), knows, "{step} {rule}: {message}");
+            world.assert_kept();
+        }
+    });
+}
+
+/// What the pending version tells is told, whatever else cannot be read.
+#[test]
+fn a_step_that_cannot_read_the_current_value_says_until_when_the_current_key_works() {
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting::default());
+        let rotation = world.until_finish(&second()).await;
+        let dies = rfc3339(world.kosli_key(&world.first_key).grace_ends_at.unwrap());
+        world.emulator.set_hook(Arc::new(Unreadable));
+        let message = refused(world.step(&rotation, "finishSecret").await, "SecretsManagerUnavailable");
+        assert!(message.contains("works until") && message.contains(&dies), "{message}");
+    });
+}
+
+/// The value under `AWSCURRENT` cannot be read.
+struct Unreadable;
+
+impl Hook for Unreadable {
+    fn before<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Option<Fault>> {
+        let meant =
+            call.operation == "GetSecretValue" && call.detail.contains("ci-") && call.detail.contains("AWSCURRENT");
+        Box::pin(std::future::ready(meant.then_some(Fault::ErrorBefore(StatusCode::SERVICE_UNAVAILABLE))))
+    }
 }

@@ -1,5 +1,6 @@
 //! Failures that several steps can meet, in words for the operator: one wording each.
 
+use std::fmt;
 use std::time::SystemTime;
 
 use reqwest::{StatusCode, Url};
@@ -96,6 +97,15 @@ fn access_denied(error: &SecretsManagerError, operation: &str, message: &str, se
 fn is_action(text: &str) -> bool {
     let word = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     text.split_once(':').is_some_and(|(service, action)| word(service) && word(action))
+}
+
+/// The function's own time ran out while a service was asked.
+pub(super) fn out_of_time(error: &impl fmt::Display, secret: &SecretId) -> RotationError {
+    RotationError::before_any_change(
+        ErrorKind::OutOfTime,
+        format!("The invocation's time ran out: {error}."),
+        format!("If the function's time-out is shorter than 90 s, set it to that. {}", try_again(secret)),
+    )
 }
 
 /// An error of Kosli in words for the operator: which key, which call.

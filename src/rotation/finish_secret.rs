@@ -16,12 +16,12 @@ use super::promotion::{self, Fact, Facts, KeyOf, Next, Note, Seen, Stop};
 use super::session::{ACCEPTANCE_PAUSES, DEATH_PAUSES, Session};
 use crate::budget::Repeatable;
 use crate::config::Policy;
-use crate::error::{ErrorKind, RotationError};
+use crate::error::{Change, ErrorKind, RotationError};
 use crate::event::VersionId;
 use crate::identity::ClaimedKeyId;
 use crate::kosli::{Acceptance, KeyEntry, Listing};
 use crate::metrics::count;
-use crate::secrets_manager::{CURRENT, PENDING, Which};
+use crate::secrets_manager::{CURRENT, PENDING, SecretsManagerError, Which};
 use crate::staging::Standing;
 
 /// How often the move of `AWSCURRENT` is tried.
@@ -250,9 +250,13 @@ async fn promote(invocation: &Invocation<'_>, current: &VersionId) -> Result<(),
     let version_id = invocation.version_id();
     for attempt in 1.. {
         let Err(error) = manager.promote(budget, secret, version_id, current).await else { return Ok(()) };
-        // Whatever the answer was, the labels tell what happened.
-        let description =
-            manager.describe(budget, secret).await.map_err(|error| invocation.session.aws_failed(&error))?;
+        // A refusal did not happen. Of anything else the labels tell, but for an effect that is still to come.
+        let changed = |failed: RotationError| match error {
+            SecretsManagerError::Refused { .. } => failed,
+            SecretsManagerError::Unclear { .. } => failed.once_changed(Change::MaybePromoted),
+        };
+        let description = manager.describe(budget, secret).await;
+        let description = description.map_err(|error| changed(invocation.session.aws_failed(&error)))?;
         match description.holder(CURRENT) {
             Some(holder) if holder == version_id => return Ok(()),
             Some(holder) if holder != current => {
@@ -269,7 +273,7 @@ async fn promote(invocation: &Invocation<'_>, current: &VersionId) -> Result<(),
         }
         let backoff = Duration::from_millis(500) * attempt;
         if error.repeat_after().is_none() || attempt as usize >= PROMOTION_ATTEMPTS || !budget.pause(backoff).await {
-            return Err(invocation.session.aws_failed(&error));
+            return Err(changed(invocation.session.aws_failed(&error)));
         }
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! One secret in one invocation: what it is looked at and rotated with, whichever step or report it is for.
 
+use std::fmt;
 use std::time::Duration;
 
 use reqwest::{StatusCode, Url};
@@ -7,7 +8,7 @@ use reqwest::{StatusCode, Url};
 use super::credential::{self, Credential, KEY_ID_LABEL};
 use super::failures::{self, Role};
 use crate::api_key::ApiKey;
-use crate::budget::Budget;
+use crate::budget::{Budget, Repeatable};
 use crate::error::{ErrorKind, RotationError};
 use crate::event::SecretId;
 use crate::function::Function;
@@ -188,17 +189,26 @@ impl Session<'_> {
         pauses: &[Duration],
     ) -> Result<Acceptance, RotationError> {
         let accepted = self.kosli(key).accepts(&account.org, pauses).await;
-        accepted.map_err(|error| failures::acceptance_unknown(&error, account, whose, self.secret))
+        accepted.map_err(|error| {
+            let unknown = || failures::acceptance_unknown(&error, account, whose, self.secret);
+            self.out_of_time(&error).unwrap_or_else(unknown)
+        })
+    }
+
+    /// The function's own time ran out while a service was asked: that is not the service's fault.
+    fn out_of_time(&self, error: &(impl Repeatable + fmt::Display)) -> Option<RotationError> {
+        let is_over = self.budget.remaining().is_zero() && error.repeat_after().is_some();
+        is_over.then(|| failures::out_of_time(error, self.secret))
     }
 
     /// An error of Secrets Manager in words for the operator.
     pub(super) fn aws_failed(&self, error: &SecretsManagerError) -> RotationError {
-        failures::aws_failed(error, self.secret)
+        self.out_of_time(error).unwrap_or_else(|| failures::aws_failed(error, self.secret))
     }
 
     /// An error of Kosli in words for the operator: which key, which call.
     pub(super) fn kosli_failed(&self, error: &KosliError, role: Role, call: &str) -> RotationError {
-        failures::kosli_failed(error, role, call, self.secret)
+        self.out_of_time(error).unwrap_or_else(|| failures::kosli_failed(error, role, call, self.secret))
     }
 
     /// The incident that this function cannot heal alone, with the steps to do by hand.
