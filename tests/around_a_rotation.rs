@@ -96,6 +96,27 @@ fn a_pending_key_that_another_execution_has_replaced_is_not_promoted_until_it_is
     });
 }
 
+/// The same after the promotion: the step that comes again says until when the key that it has made current works.
+#[test]
+fn a_promoted_key_that_another_execution_has_replaced_is_said_to_be_dying() {
+    Testbed::run(async |testbed| {
+        for list_in_grace in [ListInGrace::OwnExpiry, ListInGrace::EndOfGrace, ListInGrace::Hidden] {
+            let switches = Switches { list_in_grace, ..Switches::default() };
+            let world = testbed.world(&Setting { switches, ..Setting::default() });
+            let rotation = world.until_finish(&second()).await;
+            done(world.step(&rotation, "finishSecret").await);
+            let promoted = world.key("AWSCURRENT").unwrap();
+            world.advance(HOUR);
+            let successor = rotate_by_another(&world, &promoted, 1);
+            let message = refused(world.step(&rotation, "finishSecret").await, "PendingKeyDying");
+            let dies = rfc3339(world.kosli_key(&promoted.id).grace_ends_at.unwrap());
+            assert!(message.contains("works until") && message.contains(&dies), "{message}");
+            assert!(message.contains("rotate-secret") && world.lives(&successor), "{message}");
+            assert_eq!(world.count(&["revoke"]), 0);
+        }
+    });
+}
+
 /// Neighbours of cases 1 and 1b: a lost key that is there beside the pending one says nothing of it where it is older, or not much younger.
 #[test]
 fn a_lost_key_beside_a_pending_key_that_lives_is_swept() {

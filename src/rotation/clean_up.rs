@@ -229,7 +229,10 @@ impl CleanUp<'_> {
         };
         match dying {
             None => Ok(()),
-            Some(dying) => Err(promoted_key_dying(session.secret, &dying.to_string())),
+            Some(dying) => {
+                let error = promoted_key_dying(session.secret, &dying.to_string());
+                Err(error.current_key_dies(Some(dying.ends())))
+            }
         }
     }
 

@@ -7,8 +7,7 @@ use tracing::info;
 use super::clean_up::{Promoted, Replaced, authority, clean_up};
 use super::credential::Credential;
 use super::failures::{
-    current_unreadable, pending_dead, pending_is_current, pending_key_dying, pending_superseded, pending_value_missing,
-    try_again,
+    current_unreadable, pending_dead, pending_is_current, pending_key_dying, pending_superseded, try_again,
 };
 use super::invocation::{Invocation, Needs, Outcome, STALE_VIEW_PAUSES, StepAnswer, View};
 use super::marks::Marks;
@@ -149,10 +148,11 @@ async fn decide(
             Next::Promote(note) => return Ok(note),
             Next::Stop(stop) => return Err(stopped(invocation, pending, &stop)),
             Next::Ask(Fact::Entry) => {
-                let (seen, entry) = look_again(invocation, view, pending, &marks).await;
+                let (last, entry) = look_again(invocation, view, pending, &marks).await;
                 // A list that came later than the one at hand shows more.
-                *listing =
-                    seen.or_else(|_| std::mem::replace(listing, Err(pending_value_missing(invocation.session.secret))));
+                if let Some(last) = last {
+                    *listing = Ok(last);
+                }
                 facts.entry = Some(entry);
             }
             Next::Ask(Fact::HeldKeyIds) => {
@@ -183,29 +183,27 @@ async fn look_again(
     view: &View,
     pending: &Credential,
     marks: &Marks,
-) -> (Result<Listing, RotationError>, Option<KeyEntry>) {
-    let mut listing = Err(pending_value_missing(invocation.session.secret));
+) -> (Option<Listing>, Option<KeyEntry>) {
+    let mut last: Option<Listing> = None;
     for (number, &pause) in UNLISTED_PAUSES.iter().enumerate() {
         // It is worth more time where a key is listed beside it that may be its successor, or may be older than it.
-        let beside = listing.as_ref().is_ok_and(|listing: &Listing| {
+        let beside = last.as_ref().is_some_and(|listing| {
             !marks.lost(&listing.keys, None, |_| false, Some(&[])).unwrap_or_default().is_empty()
         });
         if (number >= STALE_VIEW_PAUSES.len() && !beside) || !invocation.session.budget.pause(pause).await {
             break;
         }
-        listing = list(invocation, view, pending).await;
-        if let Ok(listed) = &listing
-            && let Some(entry) = listed.entry(pending.key_id.as_ref()).cloned()
-        {
-            return (listing, Some(entry));
+        last = list(invocation, view, pending).await.ok().or(last);
+        if let Some(entry) = last.as_ref().and_then(|listing| listing.entry(pending.key_id.as_ref())).cloned() {
+            return (last, Some(entry));
         }
     }
     let (Some(id), Ok(authority)) = (pending.key_id.as_ref().map(ClaimedKeyId::believed), authority(view, pending))
     else {
-        return (listing, None);
+        return (last, None);
     };
     let entry = invocation.session.kosli(&authority.key).get(&pending.account, &id).await.ok().flatten();
-    (listing, entry)
+    (last, entry)
 }
 
 /// Why nothing is promoted, in words.

@@ -134,14 +134,30 @@ pub(super) enum Dying {
     /// The list shows its end.
     At(SystemTime),
     /// The list shows the key that replaces it.
-    Replaced(KeyId),
+    Replaced {
+        /// That key.
+        by: KeyId,
+        /// When the shortest grace period ends, which a key gets that is taken for lost.
+        ends: SystemTime,
+    },
+}
+
+impl Dying {
+    /// When the key dies.
+    pub(super) fn ends(&self) -> SystemTime {
+        match self {
+            Self::At(ends) | Self::Replaced { ends, .. } => *ends,
+        }
+    }
 }
 
 impl fmt::Display for Dying {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::At(end) => write!(f, "Kosli's list shows its end at {}", rfc3339(*end)),
-            Self::Replaced(id) => write!(f, "another execution took it for lost and replaced it by the key {id}"),
+            Self::Replaced { by, .. } => {
+                write!(f, "another execution took it for lost and replaced it by the key {by}")
+            }
         }
     }
 }
@@ -215,7 +231,7 @@ pub(super) fn dying(seen: &Seen<'_>) -> Result<Option<Dying>, HeldUnknown> {
         // Kosli accepts the pending key and shows it no more.
         None => true,
     });
-    Ok(successor.map(|key| Dying::Replaced(key.id.clone())))
+    Ok(successor.map(|key| Dying::Replaced { by: key.id.clone(), ends: key.created_at + NEAR }))
 }
 
 impl<'a> Seen<'a> {
@@ -381,7 +397,10 @@ mod tests {
         let k1 = || ending(key("k1", "before", 0), 200 * DAY);
         let k2 = || key("k2", "v1", 0);
         let clean = || Next::Promote(None);
-        let replaced = |name: &str| Next::Stop(Stop::Dying(Dying::Replaced(id(name))));
+        let replaced = |name: &str| {
+            let ends = at(NOW + 106) + NEAR;
+            Next::Stop(Stop::Dying(Dying::Replaced { by: id(name), ends }))
+        };
         let ends = |later| Next::Stop(Stop::Dying(Dying::At(at(NOW + later))));
         let edited = || Some(KeyOf::Current);
         let other = |current_key| Facts { marked_version: Some(KeyOf::Other), current_key, ..Facts::default() };
