@@ -31,6 +31,15 @@ const RETRY_WINDOW: Duration = Duration::from_secs(25);
 /// Less time than this is not worth another attempt.
 const SHORTEST_ATTEMPT: Duration = Duration::from_secs(1);
 
+/// What is left for the last attempt of a call that is repeated to the end.
+const LAST_ATTEMPT: Duration = Duration::from_secs(2);
+
+/// A pause, a little shortened by chance. Full pauses keep many secrets of one account in step with each other, and so does a
+/// `Retry-After` that all of them are given: the jitter on top of it spreads them.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(0.5 + fastrand::f64() / 2.0)
+}
+
 /// What of an invocation's time is left.
 #[derive(Clone)]
 pub struct Budget {
@@ -61,6 +70,12 @@ impl Budget {
         // No Lambda begins an invocation after its end; `cargo lambda watch` does (it counts from 1970).
         let deadline = if deadline <= started { started + TEMPLATE_TIMEOUT } else { deadline };
         Self { clock, started, deadline, calls: Arc::default() }
+    }
+
+    /// The same, but for its last moments: for what has something to come after it.
+    #[must_use]
+    pub fn less(&self, kept: Duration) -> Self {
+        Self { deadline: self.deadline - kept, ..self.clone() }
     }
 
     /// The time now, on the clock that everything here goes by.
@@ -128,13 +143,31 @@ impl Budget {
             };
             let (Some(asked), Some(&backoff)) = (error.repeat_after(), pauses.next()) else { return Err(error) };
             let elapsed = self.now().duration_since(first).unwrap_or_default();
-            if asked > LONGEST_RETRY_AFTER || elapsed > RETRY_WINDOW {
+            if asked > LONGEST_RETRY_AFTER || elapsed > RETRY_WINDOW || !self.pause(asked + jittered(backoff)).await {
                 return Err(error);
             }
-            // Full pauses keep many secrets of one account in step with each other, and so does a `Retry-After` that all of them
-            // are given: the jitter on top of it spreads them.
-            let pause = asked + backoff.mul_f64(0.5 + fastrand::f64() / 2.0);
-            if !self.pause(pause).await {
+        }
+    }
+
+    /// Repeats a call as [`Budget::retry`] does, and goes on for as long as there is time: for what is worth more than all that could
+    /// be done after it.
+    ///
+    /// # Errors
+    /// The last attempt's error.
+    pub async fn retry_to_the_end<T, E: Repeatable>(
+        &self,
+        mut call: impl AsyncFnMut() -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut backoffs = BACKOFF.iter().chain(BACKOFF.last().into_iter().cycle());
+        loop {
+            let error = match call().await {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            let (Some(asked), Some(&backoff)) = (error.repeat_after(), backoffs.next()) else { return Err(error) };
+            // The last attempt uses what is left, however long the pause before it should be.
+            let longest = self.remaining().saturating_sub(LAST_ATTEMPT);
+            if longest.is_zero() || !self.pause((asked + jittered(backoff)).min(longest)).await {
                 return Err(error);
             }
         }

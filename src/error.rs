@@ -109,8 +109,8 @@ error_kinds! {
 pub struct RotationError {
     kind: ErrorKind,
     what: String,
-    /// `None`: nothing.
-    changed: Option<Change>,
+    /// Empty: nothing.
+    changed: Vec<Change>,
     action: String,
     current_key_dies: Option<Death>,
 }
@@ -127,6 +127,8 @@ pub enum Change {
     NotStored(KeyId),
     /// Another execution is at work, and this one has left all of it alone.
     LeftToTwin,
+    /// The version under `AWSCURRENT` has got a staging label that names its key.
+    KeyIdAttached(KeyId),
     /// `AWSCURRENT` has moved.
     Promoted,
     /// The answer to the move of `AWSCURRENT` was lost.
@@ -147,6 +149,10 @@ impl fmt::Display for Change {
             ),
             Self::NotStored(id) => write!(f, "The key {id} was minted and not stored."),
             Self::LeftToTwin => f.write_str("This execution changed nothing."),
+            Self::KeyIdAttached(id) => write!(
+                f,
+                "The version under AWSCURRENT has got the staging label kosli-key-id:{id}, which names its key and may stay."
+            ),
             Self::Promoted => f.write_str("AWSCURRENT has moved to the new version."),
             Self::MaybePromoted => f.write_str("AWSCURRENT may have moved to the new version; the next attempt looks."),
         }
@@ -165,19 +171,28 @@ enum Death {
 impl RotationError {
     /// An error before this step has changed anything.
     pub fn before_any_change(kind: ErrorKind, what: impl Into<String>, action: impl Into<String>) -> Self {
-        Self { kind, what: what.into(), changed: None, action: action.into(), current_key_dies: None }
+        Self { kind, what: what.into(), changed: Vec::new(), action: action.into(), current_key_dies: None }
     }
 
     /// An error after something was changed, or may have been.
     pub fn after(change: Change, kind: ErrorKind, what: impl Into<String>, action: impl Into<String>) -> Self {
-        Self { changed: Some(change), ..Self::before_any_change(kind, what, action) }
+        Self { changed: vec![change], ..Self::before_any_change(kind, what, action) }
     }
 
     /// The same error, of a call that did not know what its caller had changed before.
     #[must_use]
-    pub fn once_changed(mut self, change: Change) -> Self {
-        self.changed = Some(change);
+    pub fn once_changed(mut self, changes: impl IntoIterator<Item = Change>) -> Self {
+        for change in changes {
+            if !self.changed.contains(&change) {
+                self.changed.push(change);
+            }
+        }
         self
+    }
+
+    /// Whether it names the instant at which the key under `AWSCURRENT` dies.
+    pub fn names_death(&self) -> bool {
+        self.current_key_dies.is_some()
     }
 
     /// The same error, with the instant at which the key under `AWSCURRENT` dies (promise I7).
@@ -203,13 +218,20 @@ impl RotationError {
         Self {
             kind: ErrorKind::CleanUpIncomplete,
             what: format!("The clean-up after the promotion failed: {} ({}).", self.what, self.kind.word()),
-            changed: Some(Change::Promoted),
+            changed: vec![Change::Promoted],
             action: format!(
                 "{} finishSecret does the clean-up again whenever it is called for this version.",
                 self.action
             ),
             current_key_dies: None,
         }
+    }
+
+    /// The same error, with what led to it.
+    #[must_use]
+    pub(crate) fn with_cause(mut self, cause: &str) -> Self {
+        self.what = format!("{} {cause}", self.what);
+        self
     }
 
     /// The same error, with something else to do.
@@ -238,11 +260,11 @@ impl RotationError {
 impl fmt::Display for RotationError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ", self.what)?;
-        match &self.changed {
-            Some(change) => write!(f, "{change}")?,
-            None => f.write_str("Nothing was changed.")?,
+        if self.changed.is_empty() {
+            f.write_str("Nothing was changed. ")?;
         }
-        write!(f, " {}", self.action)?;
+        self.changed.iter().try_for_each(|change| write!(f, "{change} "))?;
+        f.write_str(&self.action)?;
         match self.current_key_dies {
             Some(Death::Known(at)) => {
                 write!(f, " The key under AWSCURRENT works until {}: complete a rotation before then.", rfc3339(at))

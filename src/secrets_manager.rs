@@ -266,7 +266,7 @@ impl SecretsManager {
         new: &NewValue<'_>,
     ) -> Result<(), SecretsManagerError> {
         let stored = budget
-            .retry(async || {
+            .retry_to_the_end(async || {
                 let call = self
                     .client
                     .put_secret_value()
@@ -308,6 +308,32 @@ impl SecretsManager {
             .remove_from_version_id(from.as_str())
             .send();
         outcome("secretsmanager:UpdateSecretVersionStage", budget.call(CALL_TIMEOUT, Box::pin(call)).await).map(drop)
+    }
+
+    /// Attaches a label, which no version has, to a version.
+    ///
+    /// # Errors
+    /// See [`SecretsManagerError`].
+    pub async fn attach_label(
+        &self,
+        budget: &Budget,
+        secret: &SecretId,
+        label: &str,
+        version: &VersionId,
+    ) -> Result<(), SecretsManagerError> {
+        let attached = budget
+            .retry(async || {
+                let call = self
+                    .client
+                    .update_secret_version_stage()
+                    .secret_id(secret.as_str())
+                    .version_stage(label)
+                    .move_to_version_id(version.as_str())
+                    .send();
+                outcome("secretsmanager:UpdateSecretVersionStage", budget.call(CALL_TIMEOUT, Box::pin(call)).await)
+            })
+            .await;
+        attached.map(drop)
     }
 
     /// Takes a label off a version.

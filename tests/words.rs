@@ -240,10 +240,14 @@ fn a_4xx_that_tells_of_time_or_of_the_connection_is_no_answer() {
 #[test]
 fn what_kosli_refuses_for_good_is_asked_once_and_what_may_pass_is_asked_again() {
     Testbed::run(async |testbed| {
-        for (refusal, times) in [("403", 1), ("404", 1), ("422", 1), ("429", 6)] {
+        // A 404 for a key that is listed may pass; where it does not, a key is to be created, and the error has both answers.
+        for (refusal, times) in [("403", 1), ("404", 6), ("422", 1), ("429", 6)] {
             let world = testbed.world(&Setting::default());
-            failure(&world, &[&format!("rotate=refuse:{refusal}")], "createSecret").await;
+            let rules = [&*format!("rotate=refuse:{refusal}"), "create=refuse:422:message=no more keys"];
+            let (_, text) = failure(&world, &rules, "createSecret").await;
             assert_eq!(world.count(&["rotate"]), times, "{refusal}");
+            assert_eq!(text.contains("no more keys"), refusal == "404", "{text}");
+            assert!(text.contains(&format!("it answered {refusal}")), "{text}");
             assert!(world.minted().is_empty());
         }
     });

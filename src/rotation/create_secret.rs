@@ -3,26 +3,30 @@
 use tracing::info;
 
 use super::credential::{Credential, KEY_ID_LABEL};
-use super::failures::{Role, current_unreadable, pending_dead, pending_is_current};
+use super::failures::{current_unreadable, pending_dead, pending_is_current, pending_key_dying};
 use super::invocation::{Invocation, Needs, Outcome, StepAnswer, View};
-use super::replacement::{Minter, Stored};
-use super::requirements::{identified, seen_at_kosli};
+use super::marks::Marks;
+use super::replacement::{Known, Minter, Stored, Tried};
+use super::requirements::{authorized, identified, seen_at_kosli};
 use super::session::ACCEPTANCE_PAUSES;
+use crate::api_key::ApiKey;
 use crate::by_hand;
 use crate::clock::rfc3339;
 use crate::error::{ErrorKind, RotationError};
 use crate::event::{SecretId, VersionId};
-use crate::kosli::Acceptance;
+use crate::kosli::{Acceptance, Listing};
 use crate::secrets_manager::{CURRENT, Description, MOST_LABELS, PENDING, PREVIOUS, Version};
 use crate::staging::Standing;
+
+/// What a mint is decided on.
+const NEEDS: Needs = Needs { current: true, previous: true, admin: true, pending_value: false };
 
 /// Runs the step.
 ///
 /// Everything that can be checked is checked before the mint (promise I2): labels, documents, tags, permitted accounts, whether
 /// the current key works and where it stands on the account, room for labels and value, and time.
 pub(super) async fn create_secret(invocation: &Invocation<'_>) -> Result<StepAnswer, RotationError> {
-    let needs = Needs { current: true, previous: true, admin: true, pending_value: false };
-    let view = invocation.observe(needs).await?;
+    let view = invocation.observe(NEEDS).await?;
     if matches!(view.standing, Standing::Current { .. }) {
         return Ok(invocation.answer(Outcome::AlreadyCurrent));
     }
@@ -36,23 +40,116 @@ pub(super) async fn create_secret(invocation: &Invocation<'_>) -> Result<StepAns
             ),
         ));
     }
-    let with_death = invocation.with_death(&view);
-    create(invocation, view).await.map_err(with_death)
+    let (with_death, description) = (invocation.with_death(&view), view.description.clone());
+    let mut course = Course::default();
+    let outcome = create(invocation, view, &mut course).await;
+    let Err(error) = outcome else { return outcome };
+    let error = error.current_key_dies(course.tried.current_key_dies).once_changed(course.tried.changes());
+    let error = with_death(error);
+    // Before anything was listed: an execution before this one may have minted the current key's successor.
+    let asked = course.listed || error.names_death() || error.kind() == ErrorKind::SecretsManagerUnavailable;
+    Err(if asked { error } else { invocation.naming_death(error, &description).await })
 }
 
-async fn create(invocation: &Invocation<'_>, view: View) -> Result<StepAnswer, RotationError> {
+/// How often another view of the secret is taken for a reason to begin anew, rather than to stop.
+const MOST_VIEWS: usize = 4;
+
+/// What this execution has done and found out, over all its views of the secret.
+#[derive(Default)]
+struct Course {
+    tried: Tried,
+    /// The version that was to be replaced.
+    version: Option<VersionId>,
+    known: Option<Known>,
+    /// Whether the account's keys were asked for.
+    listed: bool,
+}
+
+/// What a view of the secret is compared by: the current version, whether the pending one has a value, and the admin key.
+type Seen = (Option<VersionId>, bool, Option<ApiKey>);
+
+fn seen(view: &View) -> Seen {
+    let admin = view.admin.as_ref().ok().and_then(Option::as_ref).map(|admin| admin.key.clone());
+    (view.current.as_ref().map(|current| current.id.clone()), view.pending.is_some(), admin)
+}
+
+fn is_same(one: &Seen, other: &Seen) -> bool {
+    let same_key = match (&one.2, &other.2) {
+        (Some(one), Some(other)) => one.same(other),
+        (one, other) => one.is_none() && other.is_none(),
+    };
+    one.0 == other.0 && one.1 == other.1 && same_key
+}
+
+/// Looks, mints and stores, and looks at everything anew before every further mint, and before it puts the blame on anybody: another
+/// execution may have gone on meanwhile.
+async fn create(invocation: &Invocation<'_>, mut view: View, course: &mut Course) -> Result<StepAnswer, RotationError> {
+    let mut views = 1;
+    loop {
+        let before = seen(&view);
+        match attempt(invocation, view, course).await {
+            Ok(Some(answer)) => return Ok(answer),
+            Ok(None) => view = invocation.observe(NEEDS).await?,
+            Err(error) if !may_be_of_an_old_view(error.kind()) || views == MOST_VIEWS => return Err(error),
+            Err(error) => {
+                view = match invocation.observe(NEEDS).await {
+                    Ok(view) if is_same(&before, &seen(&view)) && matches!(view.standing, Standing::Pending { .. }) => {
+                        return Err(error);
+                    }
+                    Ok(view) => view,
+                    Err(other) if is_over(other.kind()) => return Err(other),
+                    Err(_) => return Err(error),
+                };
+                course.known = None;
+                views += 1;
+            }
+        }
+        if matches!(view.standing, Standing::Current { .. }) {
+            return Ok(invocation.answer(Outcome::AlreadyCurrent));
+        }
+    }
+}
+
+/// Whether what went wrong may be nobody's fault: the labels or the admin key were others when they were read.
+fn may_be_of_an_old_view(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::KeyNotOnAccount
+            | ErrorKind::KeyIdMismatch
+            | ErrorKind::KeyIdUnknown
+            | ErrorKind::CurrentKeyDead
+            | ErrorKind::AdminKeyDead
+            | ErrorKind::KosliForbidden
+            | ErrorKind::KosliRefused
+            | ErrorKind::IdentityConflict
+    )
+}
+
+/// Whether the labels say that this rotation is no more.
+fn is_over(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::TokenNotStaged | ErrorKind::TokenNotPending)
+}
+
+/// One look at everything, and one mint at the most. `None`: it has to be looked at anew.
+async fn attempt(
+    invocation: &Invocation<'_>,
+    view: View,
+    course: &mut Course,
+) -> Result<Option<StepAnswer>, RotationError> {
     let View { description, pending, current, previous, admin, .. } = view;
+    let Course { tried, version, known, listed } = course;
+    let session = &invocation.session;
     let Some(current) = current else {
-        return Err(current_unreadable(None, invocation.version_id(), invocation.session.secret));
+        return Err(current_unreadable(None, invocation.version_id(), session.secret));
     };
     if let Some(pending) = pending {
         // The mint is behind us: neither a tag that was changed since nor the admin secret stands in the way of what it brought.
         let current = Credential::parse(&current, &description, CURRENT)?;
-        invocation.session.permit(&current.account)?;
-        return already_created(invocation, &current, &pending, &description).await;
+        session.permit(&current.account)?;
+        return already_created(invocation, &current, &pending, &description, tried).await.map(Some);
     }
-    let (policy, mut current) = identified(&invocation.session, &description, &current, invocation.version_id())?;
-    let admin = admin?;
+    let (policy, mut current) = identified(session, &description, &current, invocation.version_id())?;
+    let authority = authorized(session, &description, &current, admin?)?;
     let stale_labels = check_room(&current, &description)?;
 
     // A previous version that does not parse is ignored: it is only looked at to learn more, never to act on it.
@@ -63,24 +160,46 @@ async fn create(invocation: &Invocation<'_>, view: View) -> Result<StepAnswer, R
     {
         current.key_id = None;
     }
-    let authority = invocation.session.authority(admin, current.key(), Role::Current);
-    let (acceptance, listing) = seen_at_kosli(&invocation.session, &current, &authority).await?;
-    let alive = acceptance == Acceptance::Accepted;
+    if version.replace(current.version.clone()).is_some_and(|before| before != current.version) {
+        (*tried, *known) = (std::mem::take(tried).of_another_version(), None);
+    }
+    *listed = true;
+    let marks = Marks::of(&description.arn, &current, previous.as_ref());
+    let death = |listing: &Listing| marks.death(&listing.keys, current.key_id.as_ref(), policy.grace());
+    let (alive, listing) = match known.take() {
+        Some(Known { alive, listing: Some(listing) }) => (alive, listing),
+        Some(Known { alive, listing: None }) => (alive, session.list(&current.account, &authority).await?),
+        None => {
+            let note_death = |listing: &Listing| tried.note_death(death(listing));
+            let (acceptance, listing) = seen_at_kosli(session, &current, &authority, note_death).await?;
+            (acceptance == Acceptance::Accepted, listing)
+        }
+    };
+    tried.note_death(death(&listing));
+    if !alive {
+        tried.current_key_dies = None;
+    }
     let minter = Minter::new(invocation, &description, current, previous, authority, alive, policy);
-    let stored = minter.mint_and_store(listing, &stale_labels).await?;
+    let stored = minter.mint_and_store(listing, &stale_labels, tried).await?;
     match stored {
         Stored::Ours(made) => {
             info!(key_id = %made.id, how = made.how.word(), "the new key is stored under AWSPENDING");
-            Ok(StepAnswer {
+            Ok(Some(StepAnswer {
                 key_id: Some(made.id.to_string()),
                 replaced_key_id: made.replaced.as_ref().map(ToString::to_string),
                 current_key_dies_at: made.current_key_dies.map(rfc3339),
                 revoked_key_ids: made.revoked.iter().map(ToString::to_string).collect(),
                 warnings: made.warnings,
                 ..invocation.answer(made.how)
-            })
+            }))
         }
-        Stored::ByTwin(version) => already_created(invocation, &minter.task.current, &version, &description).await,
+        Stored::ByTwin(version) => {
+            already_created(invocation, &minter.task.current, &version, &description, tried).await.map(Some)
+        }
+        Stored::LookAgain(known) => {
+            course.known = Some(known);
+            Ok(None)
+        }
     }
 }
 
@@ -108,9 +227,17 @@ async fn already_created(
     current: &Credential,
     pending: &Version,
     description: &Description,
+    tried: &Tried,
 ) -> Result<StepAnswer, RotationError> {
     let pending = Credential::parse(pending, description, PENDING)?;
     pending.same_account_as(current, [PENDING, CURRENT])?;
+    if let Some((id, dies)) = pending.key_id.as_ref().and_then(|id| tried.rotated_at(id)) {
+        let how = format!(
+            "it ends at about {}, for this execution has rotated it, which took it for lost before another one stored it",
+            rfc3339(dies)
+        );
+        return Err(pending_key_dying(invocation.session.secret, invocation.version_id(), id.as_str(), &how));
+    }
     if pending.key().same(current.key()) {
         return Err(pending_is_current(invocation.session.secret, invocation.version_id()));
     }
@@ -144,9 +271,11 @@ pub fn check_room(current: &Credential, description: &Description) -> Result<Vec
         .filter(|(_, label)| label.starts_with(KEY_ID_LABEL))
         .collect();
     let labels: usize = description.versions.values().map(Vec::len).sum();
-    // The promotion attaches AWSPREVIOUS where there is none yet.
-    let to_come =
-        usize::from(!current.document.has_key_id_field()) + usize::from(description.holder(PREVIOUS).is_none());
+    // The promotion attaches AWSPREVIOUS where there is none yet, and the replaced version may get its key's id first.
+    let is_named = current.key_id.is_some() && !current.key_id_from_tag;
+    let to_come = usize::from(!current.document.has_key_id_field())
+        + usize::from(description.holder(PREVIOUS).is_none())
+        + usize::from(!is_named);
     if labels - stale.len() + to_come > MOST_LABELS {
         return Err(RotationError::before_any_change(
             ErrorKind::NoRoom,

@@ -251,7 +251,7 @@ async fn promote(invocation: &Invocation<'_>, current: &VersionId) -> Result<(),
         // A refusal did not happen. Of anything else the labels tell, but for an effect that is still to come.
         let changed = |failed: RotationError| match error {
             SecretsManagerError::Refused { .. } => failed,
-            SecretsManagerError::Unclear { .. } => failed.once_changed(Change::MaybePromoted),
+            SecretsManagerError::Unclear { .. } => failed.once_changed([Change::MaybePromoted]),
         };
         let description = manager.describe(budget, secret).await;
         let description = description.map_err(|error| changed(invocation.session.aws_failed(&error)))?;

@@ -4,20 +4,22 @@
 //! the account what is minted next, a mint whose outcome is unclear is looked for, and a key whose value was lost is itself rotated,
 //! for it is the one key that can certainly be rotated, and nobody uses it.
 //!
-//! Before every mint the event's version is read once more: a value in it means that another execution has stored its key, and that
-//! this one is done. What the answer to the mint leads to:
+//! Before the first mint the event's version is read once more: a value in it means that another execution has stored its key, and that
+//! this one is done. Before every further one the whole view is read again, as at the beginning ([`Stored::LookAgain`]): views do not grow
+//! old. What the answer to the mint leads to:
 //!
 //! | Kosli's answer | noted | then |
 //! |---|---|---|
 //! | a key | when the current key dies | store it: done |
-//! | a key's id and no value | a lost key | look, decide again: it is rotated |
-//! | none that can be trusted | an unclear attempt | look for its mark, for some seconds; decide again |
-//! | 409, 429, no connection, and it passes | | wait, look, decide again |
+//! | a key's id and no value | a lost key | look again: it is rotated |
+//! | none that can be trusted | an unclear attempt | look for its mark, for some seconds; look again |
+//! | 409, 429, no connection, 404 for a key that is listed, and it passes | | wait, look again |
 //! | it asks for more patience than there is | | stop |
-//! | any other refusal, or a lasting one | | look (after an unclear attempt: for some seconds), and then |
-//! | … lost keys have turned up meanwhile | | decide again: they come first |
+//! | any other refusal, or a lasting one | | list (after an unclear attempt: for some seconds), and then |
+//! | … lost keys have turned up meanwhile | | look again: they come first |
 //! | … another execution has stored its key | | done |
-//! | … of a key that exists | a key that cannot be rotated | decide again: there is another way |
+//! | … of a key that exists | a key that cannot be rotated, in Kosli's words | look again: there is another way |
+//! | … of the current key, which is not found | | use it for some seconds: if it is refused, it was revoked: look again; else stop |
 //! | … otherwise | | stop, with Kosli's own words |
 //!
 //! After four lost or unclear mints it stops; the next execution goes on from there.
@@ -32,17 +34,19 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::credential::Credential;
+use super::failures::Role;
 use super::invocation::Invocation;
-use super::session::Authority;
+use super::session::{Authority, DEATH_PAUSES};
 use crate::config::Policy;
-use crate::error::{Change, RotationError};
+use crate::error::RotationError;
 use crate::event::{SecretId, VersionId};
-use crate::kosli::{KosliError, Listing, MintAnswer};
-use crate::secrets_manager::{Description, Version};
+use crate::kosli::{Acceptance, KosliError, Listing, MintAnswer};
+use crate::secrets_manager::Description;
 pub(super) use mint::Minter;
-use plan::{Fact, Look, Mint, Next, Refusal, Task, Tried};
+pub(super) use plan::Tried;
+use plan::{Fact, Look, Mint, Next, Refusal, Refused, Task};
 use stop::{mint_unclear, not_on_account};
-pub(super) use store::Stored;
+pub(super) use store::{Known, Stored};
 
 /// How many mints of one execution may end without a value before it gives up; the next execution goes on from there.
 const MOST_LOST_MINTS: usize = 4;
@@ -60,6 +64,11 @@ const REFUSAL_PAUSES: [Duration; 5] = [
 /// The longest `Retry-After` that is waited for before a mint.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(20);
 
+/// The pauses between uses of a current key that Kosli does not find any more: a key that was revoked a moment ago may be accepted for
+/// some seconds.
+const REVOKED_PAUSES: [Duration; 4] =
+    [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(3), Duration::from_secs(4)];
+
 impl<'a> Minter<'a> {
     /// Prepares the replacement of `current`; nothing is sent. `alive`: Kosli accepts its key.
     pub(super) fn new(
@@ -71,113 +80,99 @@ impl<'a> Minter<'a> {
         alive: bool,
         policy: Policy,
     ) -> Self {
-        let timeout = invocation.session.budget.function_timeout();
+        let timeout = invocation.session.take_over_after();
         let task = Task::new(description, current, previous, alive, authority.role, policy, timeout);
         Self { invocation, authority, task }
     }
 
-    /// Mints and stores. `stale_labels` are removed before the mint, so that there is room for the new version's.
+    /// Sends one mint, and stores what it brings; or says what is to be looked at before the next. `stale_labels` are removed before the
+    /// mint, so that there is room for the new version's.
     ///
     /// # Errors
-    /// Everything that can go wrong between here and the stored version; where a key may have been minted, the error says so
-    /// and names the instant at which the current key dies.
+    /// Everything that can go wrong between here and the stored version. What was changed by then is in `tried`.
     pub(super) async fn mint_and_store(
         &self,
         listing: Listing,
         stale_labels: &[(VersionId, String)],
-    ) -> Result<Stored, RotationError> {
-        let mut tried = Tried::default();
-        let stored = self.course(Look::at(listing), &mut tried, stale_labels).await;
-        stored.map_err(|error| {
-            let error = error.current_key_dies(tried.current_key_dies);
-            match (tried.lost.last(), tried.unclear.is_empty()) {
-                (Some(id), _) => error.once_changed(Change::KeyLost(id.clone())),
-                (None, false) => error.once_changed(Change::MaybeMinted),
-                (None, true) => error,
-            }
-        })
-    }
-
-    async fn course(
-        &self,
-        mut look: Look,
         tried: &mut Tried,
-        stale_labels: &[(VersionId, String)],
     ) -> Result<Stored, RotationError> {
-        let mut stale_labels = stale_labels.iter();
-        let mut patience = REFUSAL_PAUSES.iter();
-        loop {
-            tried.note_death(plan::current_key_dies(&self.task, &look, tried));
-            let mint = match plan::next(&self.task, &look, tried) {
-                Next::Ask(fact) => {
-                    self.ask(&fact, &mut look).await?;
-                    continue;
-                }
+        let session = &self.invocation.session;
+        let mut look = Look::at(listing);
+        let mint = loop {
+            match plan::next(&self.task, &look, tried) {
+                Next::Ask(fact) => self.ask(&fact, &mut look).await?,
                 Next::WaitForTwin { id, age } => {
-                    if let Some(version) = self.wait_for_twin(&id, age).await? {
-                        return Ok(Stored::ByTwin(version));
-                    }
-                    look.renew(self.list().await?);
-                    continue;
+                    return Ok(match self.wait_for_twin(&id, age).await? {
+                        Some(version) => Stored::ByTwin(version),
+                        None => self.look_again(None),
+                    });
                 }
                 Next::Stop(stop) => {
-                    let session = &self.invocation.session;
                     return Err(stop.error(&self.task.current, self.task.alive, session.secret, session.host()));
                 }
-                Next::Mint(mint) => mint,
-            };
-            if let (Mint::Create { beside: None, .. }, Some(id)) = (&mint, &self.task.current_id) {
-                info!(key_id = %id, "the current key was revoked: creating a new one");
+                Next::Mint(mint) => break mint,
             }
-            self.make_room(stale_labels.by_ref()).await?;
-            // Right before every mint: another execution may have stored its key.
-            if let Some(version) = self.pending().await? {
-                return Ok(Stored::ByTwin(version));
+        };
+        if let (Mint::Create { beside: None, .. }, Some(id)) = (&mint, &self.task.current_id) {
+            info!(key_id = %id, "the current key was revoked: creating a new one");
+        }
+        self.make_room(stale_labels.iter()).await?;
+        self.settle_key_id(&mint, &look, tried).await?;
+        // Right before every mint: another execution may have stored its key.
+        if let Some(version) = self.pending().await? {
+            return Ok(Stored::ByTwin(version));
+        }
+        let sent = self.send(&mint, &look, tried).await?;
+        match sent.answer {
+            Ok(MintAnswer::Minted(minted)) => self.store(minted, sent.expires_at, &mint, &look, tried).await,
+            Ok(MintAnswer::Lost(id)) => {
+                warn!(key_id = %id, "Kosli minted a key and did not show its value");
+                tried.lost.push(id);
+                give_up_after_too_many(tried, session.secret)?;
+                Ok(self.look_again(None))
             }
-            let sent = self.send(&mint, &look, tried).await?;
-            match sent.answer {
-                Ok(MintAnswer::Minted(minted)) => {
-                    return self.store(minted, sent.expires_at, &mint, &look, tried).await;
-                }
-                Ok(MintAnswer::Lost(id)) => {
-                    warn!(key_id = %id, "Kosli minted a key and did not show its value");
-                    tried.lost.push(id);
-                    give_up_after_too_many(tried, self.invocation.session.secret)?;
-                    look.renew(self.list().await?);
-                }
-                Err(error @ KosliError::Unclear(_)) => {
-                    warn!(%error, "a key may have been minted whose answer was lost: looking for it");
-                    tried.unclear.push(sent.attempt);
-                    look.renew(self.look_for(&tried.unclear).await?);
-                    give_up_after_too_many(tried, self.invocation.session.secret)?;
-                    patience = REFUSAL_PAUSES.iter();
-                }
-                Err(error) => {
-                    if self.waited_out(&error, &mut patience).await? {
-                        look.renew(self.list().await?);
-                        continue;
-                    }
-                    if let Some(version) = self.take_refusal(&mint, &error, &mut look, tried).await? {
-                        return Ok(Stored::ByTwin(version));
-                    }
-                    patience = REFUSAL_PAUSES.iter();
-                }
+            Err(error @ KosliError::Unclear(_)) => {
+                warn!(%error, "a key may have been minted whose answer was lost: looking for it");
+                tried.unclear.push(sent.attempt);
+                let listing = self.look_for(&tried.unclear).await?;
+                give_up_after_too_many(tried, session.secret)?;
+                tried.waited = 0;
+                Ok(self.look_again(Some(listing)))
+            }
+            Err(error) if self.waited_out(&mint, &error, &look, tried).await? => Ok(self.look_again(None)),
+            Err(error) => {
+                tried.waited = 0;
+                self.take_refusal(&mint, &error, &mut look, tried).await
             }
         }
+    }
+
+    /// Everything is to be looked at anew; this list, if there is one, is fresh.
+    fn look_again(&self, listing: Option<Listing>) -> Stored {
+        Stored::LookAgain(Known { alive: self.task.alive, listing })
     }
 
     /// Whether a refusal may pass, and there was the patience to wait. False: it is Kosli's answer.
     async fn waited_out(
         &self,
+        mint: &Mint,
         error: &KosliError,
-        patience: &mut impl Iterator<Item = &'static Duration>,
+        look: &Look,
+        tried: &mut Tried,
     ) -> Result<bool, RotationError> {
-        let Some(asked) = passing(error) else { return Ok(false) };
+        let asked = match error {
+            KosliError::Refused { status, retry_after, .. } if plan::may_pass(mint, Some(status.as_u16()), look) => {
+                retry_after.unwrap_or_default()
+            }
+            KosliError::NotSent(_) => Duration::ZERO,
+            _ => return Ok(false),
+        };
         let failed = || self.invocation.session.kosli_failed(error, self.authority.role, "minting a key");
         if asked > LONGEST_RETRY_AFTER {
             return Err(failed());
         }
-        let Some(pause) = patience.next() else { return Ok(false) };
+        let Some(pause) = REFUSAL_PAUSES.get(tried.waited) else { return Ok(false) };
+        tried.waited += 1;
         info!(%error, "Kosli refused a mint for the moment");
         if !self.invocation.session.budget.pause(asked + pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await {
             return Err(failed());
@@ -185,17 +180,19 @@ impl<'a> Minter<'a> {
         Ok(true)
     }
 
-    /// Takes a refusal that lasted as Kosli's answer, and looks for another way. A version: another execution has stored its key.
+    /// Takes a refusal that lasted as Kosli's answer, and looks for another way.
     async fn take_refusal(
         &self,
         mint: &Mint,
         error: &KosliError,
         look: &mut Look,
         tried: &mut Tried,
-    ) -> Result<Option<Version>, RotationError> {
+    ) -> Result<Stored, RotationError> {
         info!(%error, "Kosli refused a mint");
+        let session = &self.invocation.session;
         // After an unclear outcome it may mean that the first one had its effect: look before believing it.
         look.renew(if tried.unclear.is_empty() { self.list().await? } else { self.look_for(&tried.unclear).await? });
+        tried.note_death(self.task.death(&look.listing));
         let superseded = loop {
             match plan::superseded(mint, &self.task, look, tried) {
                 Ok(superseded) => break superseded,
@@ -204,43 +201,56 @@ impl<'a> Minter<'a> {
         };
         // What another execution has minted comes next, or it has stored that already.
         if superseded {
-            return Ok(None);
+            return Ok(self.look_again(Some(look.listing.clone())));
         }
         if let Some(version) = self.pending().await? {
-            return Ok(Some(version));
+            return Ok(Stored::ByTwin(version));
         }
-        match plan::refusal(mint, error.status()) {
+        let lasting = || {
+            let call =
+                mint.rotates().map_or_else(|| "creating a key".to_owned(), |id| format!("rotating the key {id}"));
+            session.kosli_failed(error, self.authority.role, &call)
+        };
+        match plan::refusal(mint, error.status(), &self.task, look) {
             Refusal::OfKey(id) => {
-                tried.refused.push(id);
-                Ok(None)
+                tried.refused.push(Refused { id, answer: error.to_string() });
+                Ok(self.look_again(Some(look.listing.clone())))
             }
-            Refusal::NotOnAccount(id) => {
-                let session = &self.invocation.session;
+            Refusal::OfUnknown(_) if self.current_dies_soon().await? => match self.authority.role {
+                Role::Admin => Ok(Stored::LookAgain(Known { alive: false, listing: None })),
+                _ => Err(session.dead_without_admin(&self.task.current)),
+            },
+            Refusal::OfUnknown(id) if error.status() == Some(404) => {
                 Err(not_on_account(&id, &self.task.current, session.secret, session.host()))
             }
-            Refusal::Final => {
-                let call =
-                    mint.rotates().map_or_else(|| "creating a key".to_owned(), |id| format!("rotating the key {id}"));
-                Err(self.invocation.session.kosli_failed(error, self.authority.role, &call))
+            Refusal::OfUnknown(_) | Refusal::Final => Err(match mint {
+                Mint::Create { beside: Some(Refused { id, answer }), .. } => {
+                    lasting().with_cause(&format!("Before that, it refused to rotate the current key {id}: {answer}."))
+                }
+                _ => lasting(),
+            }),
+        }
+    }
+
+    /// Whether Kosli refuses the current key within some seconds.
+    async fn current_dies_soon(&self) -> Result<bool, RotationError> {
+        let (session, current) = (&self.invocation.session, &self.task.current);
+        for pause in REVOKED_PAUSES {
+            if !session.budget.pause(pause).await {
+                break;
+            }
+            let accepted = session.accepts(&current.account, current.key(), "the current key", &DEATH_PAUSES).await?;
+            if accepted == Acceptance::Dead {
+                return Ok(true);
             }
         }
+        Ok(false)
     }
 }
 
 fn give_up_after_too_many(tried: &Tried, secret: &SecretId) -> Result<(), RotationError> {
-    if tried.unclear.len() + tried.lost.len() < MOST_LOST_MINTS {
+    if tried.without_a_value() < MOST_LOST_MINTS {
         return Ok(());
     }
     Err(mint_unclear("too many attempts have ended without a key's value", secret))
-}
-
-/// How long Kosli asks to be left alone after a refusal that may pass; `None`: it is another kind of failure.
-fn passing(error: &KosliError) -> Option<Duration> {
-    match error {
-        KosliError::Refused { status, retry_after, .. } if matches!(status.as_u16(), 409 | 429) => {
-            Some(retry_after.unwrap_or_default())
-        }
-        KosliError::NotSent(_) => Some(Duration::ZERO),
-        _ => None,
-    }
 }

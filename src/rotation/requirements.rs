@@ -3,9 +3,9 @@
 
 use super::credential::Credential;
 use super::failures::Role;
-use super::session::{Authority, DEATH_PAUSES, Session};
+use super::session::{AdminKey, Authority, DEATH_PAUSES, Session};
 use crate::config::Policy;
-use crate::error::RotationError;
+use crate::error::{ErrorKind, RotationError};
 use crate::event::VersionId;
 use crate::kosli::{Acceptance, Listing};
 use crate::secrets_manager::{CURRENT, Description, Version};
@@ -23,7 +23,33 @@ pub(super) fn identified(
     Ok((policy, current))
 }
 
-/// Whether Kosli accepts the current key, and the account's keys, asked for side by side.
+/// With whose key the current one is replaced: the admin key, or in self-rotation its own.
+///
+/// # Errors
+/// The admin key *is* the current one, in a secret of its own: it would die with the grace period, and with it every rotation of the
+/// function.
+pub(super) fn authorized(
+    session: &Session<'_>,
+    description: &Description,
+    current: &Credential,
+    admin: Option<AdminKey>,
+) -> Result<Authority, RotationError> {
+    if let Some(admin) = admin.as_ref().filter(|admin| admin.is_rotated_elsewhere(&description.arn, current.key())) {
+        return Err(RotationError::before_any_change(
+            ErrorKind::InvalidAdminSecret,
+            format!(
+                "The admin secret {} holds the very key that this secret holds: a rotation would end it, and then this function could \
+                 rotate nothing.",
+                admin.secret_arn
+            ),
+            "Put a key of its own into the admin secret, then rotate again. Nothing was minted.",
+        ));
+    }
+    Ok(session.authority(admin, current.key(), Role::Current))
+}
+
+/// Whether Kosli accepts the current key, and the account's keys, asked for side by side. `listed` is told of the list, whatever became
+/// of the rest.
 ///
 /// # Errors
 /// It cannot be told, or the authority does not work or may not list.
@@ -31,11 +57,15 @@ pub(super) async fn seen_at_kosli(
     session: &Session<'_>,
     current: &Credential,
     authority: &Authority,
+    listed: impl FnOnce(&Listing),
 ) -> Result<(Acceptance, Listing), RotationError> {
     let (acceptance, listing) = tokio::join!(
         session.accepts(&current.account, current.key(), "the current key", &DEATH_PAUSES),
         session.list(&current.account, authority),
     );
+    if let Ok(listing) = &listing {
+        listed(listing);
+    }
     match (acceptance?, listing) {
         // In self-rotation a dead key can do nothing, the list included: the incident, in words of its own.
         (Acceptance::Dead, Err(_)) if authority.role == Role::Current => Err(session.dead_without_admin(current)),

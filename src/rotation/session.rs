@@ -49,6 +49,13 @@ pub(super) struct Authority {
     pub(super) role: Role,
 }
 
+impl AdminKey {
+    /// Whether it is the very key of a secret other than the admin secret, and is rotated there.
+    pub(super) fn is_rotated_elsewhere(&self, secret_arn: &str, key: &ApiKey) -> bool {
+        self.secret_arn != secret_arn && self.key.same(key)
+    }
+}
+
 impl Session<'_> {
     pub(super) fn kosli<'a>(&'a self, key: &'a ApiKey) -> Caller<'a> {
         self.function.kosli.with(&self.budget, key)

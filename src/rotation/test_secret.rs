@@ -3,9 +3,9 @@
 use secrecy::ExposeSecret;
 
 use super::credential::Credential;
-use super::failures::{Role, current_key_dead, no_value, pending_dead};
+use super::failures::{current_key_dead, no_value, pending_dead};
 use super::invocation::{Invocation, Needs, Outcome, StepAnswer, View};
-use super::requirements::{identified, seen_at_kosli};
+use super::requirements::{authorized, identified, seen_at_kosli};
 use super::session::ACCEPTANCE_PAUSES;
 use crate::document::Document;
 use crate::error::RotationError;
@@ -81,8 +81,8 @@ async fn test_configuration(
     let current = current?.ok_or_else(|| no_value(session.secret))?;
     let (_, current) = identified(session, description, &current, invocation.version_id())?;
     let admin = session.admin_key(true).await?;
-    let authority = session.authority(admin, current.key(), Role::Current);
-    let (acceptance, listing) = seen_at_kosli(session, &current, &authority).await?;
+    let authority = authorized(session, description, &current, admin)?;
+    let (acceptance, listing) = seen_at_kosli(session, &current, &authority, |_| ()).await?;
     if acceptance == Acceptance::Dead {
         return Err(current_key_dead(session.secret));
     }

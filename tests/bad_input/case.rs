@@ -178,7 +178,10 @@ async fn check(case: Case) {
     let after = (lives(&world.keys()), world.versions(SECRET), world.versions(ADMIN_SECRET));
     assert!(before == after, "{}: something was changed", case.name);
     let sent: Vec<Call> = world.calls().into_iter().filter(|call| call.service == Service::Kosli).collect();
-    assert_eq!(!sent.is_empty(), case.kosli_is_asked, "{}: sent to Kosli: {sent:?}", case.name);
+    // createSecret may look in the list, so as to say when the current key dies of a rotation that was begun before: it sees nothing else.
+    let looks = |call: &&Call| case.step == "createSecret" && call.operation == "list";
+    let asked = sent.iter().any(|call| case.kosli_is_asked || !looks(&call));
+    assert_eq!(asked, case.kosli_is_asked, "{}: sent to Kosli: {sent:?}", case.name);
 
     let process = world.process.pid();
     let answer = world.invoke(&good).await.unwrap();

@@ -12,6 +12,7 @@ use crate::event::VersionId;
 use crate::identity::KeyId;
 use crate::kosli::{KosliError, LONGEST_MINT, Listing, MintAnswer, SHORTEST_GRACE_HOURS, SHORTEST_MINT};
 use crate::marker::Attempt;
+use crate::rotation::credential::KEY_ID_LABEL;
 use crate::rotation::invocation::Invocation;
 use crate::rotation::session::Authority;
 use crate::secrets_manager::{STORE_RESERVE, Version, Which};
@@ -23,6 +24,9 @@ const LOOK_PAUSES: [Duration; 4] =
 
 /// How often the pending version is looked at while another execution may be about to fill it.
 const TWIN_PAUSE: Duration = Duration::from_secs(5);
+
+/// The shortest grace period of Kosli's.
+const SHORTEST_GRACE: Duration = Duration::from_secs(SHORTEST_GRACE_HOURS as u64 * 3_600);
 
 /// Who mints, in which invocation, for what.
 pub(in crate::rotation) struct Minter<'a> {
@@ -68,6 +72,21 @@ impl Minter<'_> {
         Ok(())
     }
 
+    /// Attaches the label that names the current key, where neither its version nor its value does: every later step then knows the id.
+    pub(super) async fn settle_key_id(&self, mint: &Mint, look: &Look, tried: &mut Tried) -> Result<(), RotationError> {
+        let Some(id) = self.task.unlabelled(mint, look).filter(|id| tried.labelled.as_ref() != Some(*id)) else {
+            return Ok(());
+        };
+        let (session, version) = (&self.invocation.session, &self.task.current.version);
+        let label = format!("{KEY_ID_LABEL}{id}");
+        let manager = &session.function.secrets_manager;
+        let attached = manager.attach_label(&session.budget, session.secret, &label, version).await;
+        attached.map_err(|error| session.aws_failed(&error))?;
+        info!(label, version_id = %version, "attached the key's id to the version that is replaced");
+        tried.labelled = Some(id.clone());
+        Ok(())
+    }
+
     /// Removes labels that are in the way of the new version's.
     pub(super) async fn make_room<'l>(
         &self,
@@ -106,19 +125,27 @@ impl Minter<'_> {
             kosli.rotate(limit, &current.account, id, grace_period_hours, expires_at).await
         };
         let answer = match mint {
-            Mint::RotateCurrent(id) => {
-                let answer = rotate(id, policy.grace_period_hours, false).await;
-                if !matches!(answer, Err(KosliError::Refused { .. } | KosliError::NotSent(_))) {
-                    tried.note_death(self.task.dies_at(budget.now() + policy.grace(), &look.listing));
-                }
-                answer
-            }
+            Mint::RotateCurrent(id) => rotate(id, policy.grace_period_hours, false).await,
             Mint::RotateLost(id) => rotate(id, SHORTEST_GRACE_HOURS, true).await,
             Mint::Create { description, .. } => {
                 info!(expires_at, "creating a key");
                 kosli.create(limit, &current.account, description, expires_at).await
             }
         };
+        if !matches!(answer, Err(KosliError::Refused { .. } | KosliError::NotSent(_))) {
+            match mint {
+                Mint::RotateCurrent(id) => {
+                    let ends = budget.now() + policy.grace();
+                    tried.rotated.push((id.clone(), ends));
+                    tried.note_death(self.task.dies_at(ends, &look.listing));
+                }
+                Mint::RotateLost(id) => {
+                    tried.rotated.push((id.clone(), budget.now() + SHORTEST_GRACE));
+                    tried.replaced.push(id.clone());
+                }
+                Mint::Create { .. } => {}
+            }
+        }
         Ok(Sent { attempt, expires_at, answer })
     }
 

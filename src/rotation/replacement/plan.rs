@@ -6,7 +6,7 @@
 //!
 //! | current key | its id | then |
 //! |---|---|---|
-//! | works | known, or the account's only other key's | rotate it |
+//! | works | known, or that of the account's only other key, which is not younger than the version | rotate it |
 //! | works | Kosli refuses to rotate it, and it exists | create a key beside it |
 //! | works | not known | stop: `KeyIdUnknown` |
 //! | dead | its entry carries our mark: the successor kept the id, and its value was lost | rotate it |
@@ -19,16 +19,14 @@ use std::time::{Duration, SystemTime};
 use super::stop::Stop;
 use crate::clock::from_epoch_seconds;
 use crate::config::Policy;
+use crate::error::Change;
 use crate::identity::{ClaimedKeyId, KeyId};
 use crate::kosli::{KeyEntry, LONGEST_DESCRIPTION, Listing};
 use crate::marker::Attempt;
 use crate::rotation::credential::{Credential, KEY_ID_LABEL};
 use crate::rotation::failures::Role;
-use crate::rotation::marks::{HeldUnknown, Marks};
+use crate::rotation::marks::{CLOCK_TOLERANCE, HeldUnknown, Marks};
 use crate::secrets_manager::Description;
-
-/// A marked key of another execution is taken over when it is older than the function's time-out and this.
-const TAKE_OVER_MARGIN: Duration = Duration::from_secs(15);
 
 /// The facts of a replacement. They never change: another view of the secret is another task.
 pub(in crate::rotation) struct Task<'a> {
@@ -52,15 +50,34 @@ pub(in crate::rotation) struct Task<'a> {
 
 /// What this execution has sent, and what came of it.
 #[derive(Default)]
-pub(super) struct Tried {
+pub(in crate::rotation) struct Tried {
     /// The attempts whose outcome is unclear.
     pub(super) unclear: Vec<Attempt>,
     /// Keys that were minted, by Kosli's own word, and whose value this execution does not have.
     pub(super) lost: Vec<KeyId>,
     /// Keys that Kosli refuses to rotate.
-    pub(super) refused: Vec<KeyId>,
+    pub(super) refused: Vec<Refused>,
+    /// Keys that this execution has rotated, or may have, with the ends of their grace periods.
+    pub(super) rotated: Vec<(KeyId, SystemTime)>,
+    /// Those of them whose values were lost: they are superfluous once a key is stored.
+    pub(super) replaced: Vec<KeyId>,
+    /// The key that was minted when another execution's value was stored.
+    pub(super) not_stored: Option<KeyId>,
+    /// The id that the current version has got a label for.
+    pub(super) labelled: Option<KeyId>,
+    /// How many mints have ended without a value before another version became current.
+    pub(super) before: usize,
+    /// How many refusals in a row were waited out.
+    pub(super) waited: usize,
     /// When the current key dies, as soon as a grace period may have begun.
-    pub(super) current_key_dies: Option<SystemTime>,
+    pub(in crate::rotation) current_key_dies: Option<SystemTime>,
+}
+
+/// A key that Kosli refuses to rotate, and in which words.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Refused {
+    pub(super) id: KeyId,
+    pub(super) answer: String,
 }
 
 /// One look at the account, and the facts that were asked for. What is `None` was not needed yet.
@@ -110,8 +127,8 @@ pub(super) enum Mint {
     Create {
         /// Its description.
         description: String,
-        /// The current key, which lives on, and which nobody ends.
-        beside: Option<KeyId>,
+        /// The current key, which Kosli does not rotate, which lives on, and which nobody ends.
+        beside: Option<Refused>,
     },
 }
 
@@ -120,8 +137,8 @@ pub(super) enum Mint {
 pub(super) enum Refusal {
     /// This key cannot be rotated. There is another way: [`next`] knows it.
     OfKey(KeyId),
-    /// The current key works, and Kosli does not know its id.
-    NotOnAccount(KeyId),
+    /// The current key worked a moment ago, and Kosli does not know it any more: it may have been revoked since.
+    OfUnknown(KeyId),
     /// There is no other way.
     Final,
 }
@@ -144,10 +161,12 @@ pub(super) fn next(task: &Task<'_>, look: &Look, tried: &Tried) -> Next {
     }
     let current = task.current_id.as_ref();
     match (task.alive, current.or_else(|| only_candidate(task, look))) {
-        (true, Some(id)) if tried.refused.contains(id) => Next::Mint(task.create(look, Some(id.clone()))),
-        (true, Some(id)) => Next::Mint(Mint::RotateCurrent(id.clone())),
+        (true, Some(id)) => Next::Mint(match tried.refusal_of(id) {
+            Some(refused) => task.create(look, Some(refused.clone())),
+            None => Mint::RotateCurrent(id.clone()),
+        }),
         (true, None) => Next::Stop(Stop::KeyIdUnknown(strangers(task, look).cloned().collect())),
-        (false, Some(id)) if is_successor_with_its_id(task, look, id) && !tried.refused.contains(id) => {
+        (false, Some(id)) if is_successor_with_its_id(task, look, id) && tried.refusal_of(id).is_none() => {
             Next::Mint(Mint::RotateCurrent(id.clone()))
         }
         (false, Some(id)) => match look.is_on_account(id) {
@@ -173,33 +192,41 @@ pub(super) fn superseded(mint: &Mint, task: &Task<'_>, look: &Look, tried: &Trie
 }
 
 /// What a refusal of this mint means that outlasts all patience. `None`: no status, no connection was made.
-pub(super) fn refusal(mint: &Mint, status: Option<u16>) -> Refusal {
+pub(super) fn refusal(mint: &Mint, status: Option<u16>, task: &Task<'_>, look: &Look) -> Refusal {
+    let is_listed = |id: &KeyId| look.listing.keys.iter().any(|key| key.id == *id);
     match (mint, status) {
         // It has died, or it was rotated before after all: the next best.
         (Mint::RotateLost(id), Some(400 | 404 | 409)) => Refusal::OfKey(id.clone()),
         // It exists, and it was rotated before.
         (Mint::RotateCurrent(id), Some(400 | 409)) => Refusal::OfKey(id.clone()),
-        (Mint::RotateCurrent(id), Some(404)) => Refusal::NotOnAccount(id.clone()),
+        // It is on the account, whatever Kosli says here.
+        (Mint::RotateCurrent(id), Some(404)) if is_listed(id) || !task.alive => Refusal::OfKey(id.clone()),
+        (Mint::RotateCurrent(id), Some(404)) => Refusal::OfUnknown(id.clone()),
+        // In self-rotation it is the current key itself that is not accepted.
+        (Mint::RotateCurrent(id), Some(401)) if task.role == Role::Current => Refusal::OfUnknown(id.clone()),
         _ => Refusal::Final,
     }
 }
 
-/// When the current key dies, if lost keys tell that its grace period has begun: the first of them has begun it, if it was minted by
-/// rotating the current key.
-pub(super) fn current_key_dies(task: &Task<'_>, look: &Look, tried: &Tried) -> Option<SystemTime> {
-    let first = lost(task, look, tried).ok()?.iter().map(|(key, _)| key.created_at).min()?;
-    task.dies_at(first + task.policy.grace(), &look.listing)
+/// Whether a refusal may pass: waiting a little is worth it. Kosli does not find a key that it lists.
+pub(super) fn may_pass(mint: &Mint, status: Option<u16>, look: &Look) -> bool {
+    match (mint, status) {
+        (_, Some(409 | 429)) => true,
+        (Mint::RotateCurrent(id), Some(404)) => look.listing.keys.iter().any(|key| key.id == *id),
+        _ => false,
+    }
 }
 
 /// The keys that were minted to replace the current version and that no version holds, but those that Kosli refuses to rotate.
 fn lost<'l>(task: &Task<'_>, look: &'l Look, tried: &Tried) -> Result<Vec<(&'l KeyEntry, Attempt)>, HeldUnknown> {
-    let is_refused = |id: &KeyId| tried.refused.contains(id);
+    let is_refused = |id: &KeyId| tried.refusal_of(id).is_some();
     task.marks.lost(&look.listing.keys, task.current.key_id.as_ref(), is_refused, look.held.as_deref())
 }
 
 /// The lost key that is rotated. The newest has certainly not been rotated before.
 fn head<'a>(task: &Task<'_>, lost: &[(&'a KeyEntry, Attempt)], tried: &'a Tried) -> Option<&'a KeyId> {
-    let named = tried.lost.last().filter(|id| !tried.refused.contains(id) && task.current_id.as_ref() != Some(*id));
+    let usable = |id: &&KeyId| tried.refusal_of(id).is_none() && task.current_id.as_ref() != Some(*id);
+    let named = tried.lost.last().filter(usable);
     named.or(lost.iter().max_by_key(|(key, _)| key.created_at).map(|(key, _)| &key.id))
 }
 
@@ -209,11 +236,17 @@ fn strangers<'l>(task: &Task<'_>, look: &'l Look) -> impl Iterator<Item = &'l Ke
 }
 
 /// The key that a working current key without an id must be: the only stranger, unless another version names its id. The current
-/// key may be on the account and not on the list, in its grace period: the only one that is listed is then another.
+/// key may be on the account and not on the list, in its grace period: the only one that is listed is then another. So is one that
+/// is younger than the version, for no value was stored before its key was made.
 fn only_candidate<'l>(task: &Task<'_>, look: &'l Look) -> Option<&'l KeyId> {
     let mut strangers = strangers(task, look);
     match (strangers.next(), strangers.next()) {
-        (Some(only), None) if task.alive && look.listing.odd == 0 && !task.is_held_elsewhere(&only.id) => {
+        (Some(only), None)
+            if task.alive
+                && look.listing.odd == 0
+                && only.created_at <= task.current.created + CLOCK_TOLERANCE
+                && !task.is_held_elsewhere(&only.id) =>
+        {
             Some(&only.id)
         }
         _ => None,
@@ -226,7 +259,7 @@ fn is_successor_with_its_id(task: &Task<'_>, look: &Look, id: &KeyId) -> bool {
 }
 
 impl<'a> Task<'a> {
-    /// The replacement of `current`; `function_timeout` is how long any execution of this function may last.
+    /// The replacement of `current`.
     pub(super) fn new(
         description: &'a Description,
         current: Credential,
@@ -234,10 +267,9 @@ impl<'a> Task<'a> {
         alive: bool,
         role: Role,
         policy: Policy,
-        function_timeout: Duration,
+        take_over_after: Duration,
     ) -> Self {
         let marks = Marks::of(&description.arn, &current, previous.as_ref());
-        let take_over_after = function_timeout + TAKE_OVER_MARGIN;
         let current_id = current.key_id.as_ref().map(ClaimedKeyId::believed);
         Self { description, current, current_id, previous, alive, role, policy, marks, take_over_after }
     }
@@ -251,13 +283,34 @@ impl<'a> Task<'a> {
 
     /// Whether a version that holds another key than the current one has this id.
     fn is_held_elsewhere(&self, id: &KeyId) -> bool {
+        self.is_labelled_elsewhere(id) || id.is_among(self.previous.iter().flat_map(|previous| &previous.key_id))
+    }
+
+    /// When the current key dies, if keys that were minted to replace it tell that its grace period has begun.
+    pub(super) fn death(&self, listing: &Listing) -> Option<SystemTime> {
+        let death = self.marks.death(&listing.keys, self.current.key_id.as_ref(), self.policy.grace());
+        death.filter(|_| self.alive)
+    }
+
+    /// The id that the current version is to get a label for, before the mint: the list shows it, and neither the value nor a label of the
+    /// version names it, so no later step could tell it for sure.
+    pub(super) fn unlabelled<'i>(&'i self, mint: &'i Mint, look: &Look) -> Option<&'i KeyId> {
+        let id = match mint {
+            Mint::RotateCurrent(id) => Some(id),
+            _ => self.current_id.as_ref(),
+        };
+        let is_named = self.current.key_id.is_some() && !self.current.key_id_from_tag;
+        let is_listed = |id: &&KeyId| look.listing.keys.iter().any(|key| key.id == **id);
+        id.filter(|_| !is_named).filter(is_listed).filter(|id| !self.is_labelled_elsewhere(id))
+    }
+
+    fn is_labelled_elsewhere(&self, id: &KeyId) -> bool {
         let labelled = |label: &String| label.strip_prefix(KEY_ID_LABEL) == Some(id.as_str());
         self.description.versions.values().flatten().any(labelled)
-            || id.is_among(self.previous.iter().flat_map(|previous| &previous.key_id))
     }
 
     /// A new key: described as the one that it replaces, if that is known.
-    fn create(&self, look: &Look, beside: Option<KeyId>) -> Mint {
+    fn create(&self, look: &Look, beside: Option<Refused>) -> Mint {
         let described = |credential: &Credential| {
             let entry = look.listing.entry(credential.key_id.as_ref())?;
             Some(entry.description.clone()).filter(|description| !description.is_empty())
@@ -272,8 +325,40 @@ impl<'a> Task<'a> {
 
 impl Tried {
     /// Notes when the current key dies, by one account; the earliest counts.
-    pub(super) fn note_death(&mut self, at: Option<SystemTime>) {
+    pub(in crate::rotation) fn note_death(&mut self, at: Option<SystemTime>) {
         self.current_key_dies = self.current_key_dies.into_iter().chain(at).min();
+    }
+
+    /// How many mints have ended without a value.
+    pub(super) fn without_a_value(&self) -> usize {
+        self.before + self.unclear.len() + self.lost.len()
+    }
+
+    /// Another version has become current: what was found out of the one before says nothing of it. What was rotated stays rotated.
+    #[must_use]
+    pub(in crate::rotation) fn of_another_version(self) -> Self {
+        let before = self.without_a_value();
+        Self { before, rotated: self.rotated, replaced: self.replaced, ..Self::default() }
+    }
+
+    /// What this execution has changed, or may have, unless it ends well.
+    pub(in crate::rotation) fn changes(&self) -> Vec<Change> {
+        let mint = match (&self.not_stored, self.lost.last()) {
+            (Some(id), _) => Some(Change::NotStored(id.clone())),
+            (None, Some(id)) => Some(Change::KeyLost(id.clone())),
+            (None, None) => (self.without_a_value() > 0).then_some(Change::MaybeMinted),
+        };
+        mint.into_iter().chain(self.labelled.clone().map(Change::KeyIdAttached)).collect()
+    }
+
+    /// Whether this execution has rotated a key, or may have, and when it dies of that: where another execution has stored it, its readers
+    /// would be refused.
+    pub(in crate::rotation) fn rotated_at(&self, id: &ClaimedKeyId) -> Option<(&KeyId, SystemTime)> {
+        self.rotated.iter().rfind(|(rotated, _)| id == rotated).map(|(id, dies)| (id, *dies))
+    }
+
+    fn refusal_of(&self, id: &KeyId) -> Option<&Refused> {
+        self.refused.iter().find(|refused| refused.id == *id)
     }
 }
 
@@ -316,8 +401,8 @@ mod tests {
 
     const ARN: &str = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:kosli-AbCdEf";
 
-    /// The time-out of the function, which makes 105 s the age from which on a key is taken over.
-    const TIMEOUT: Duration = Duration::from_secs(90);
+    /// The age from which on a key is taken over: the function's time-out is 90 s.
+    const TAKE_OVER_AFTER: Duration = Duration::from_secs(105);
 
     /// Kosli's time when it lists, in seconds since 1970; the current version was made an hour before.
     const NOW: u64 = 1_800_000_000;
@@ -333,8 +418,8 @@ mod tests {
     /// `edited`: the version before holds the same key. `before=x`: it holds another one, with this id. `label=x`: some version has the
     /// label `kosli-key-id:x`.
     ///
-    /// A listed key is its id; `!30` minted with our mark 30 s ago, `^30` with the mark of the version before; `+used`; `~other` has
-    /// another description than the others, `~` none.
+    /// A listed key is its id; `!30` minted with our mark 30 s ago, `^30` with the mark of the version before, `/30` without one; else it
+    /// is a day old; `+used`; `~other` has another description than the others, `~` none.
     ///
     /// `held=x,y`: labelled versions hold these. `gone`, `there`: what was found about an id that is not listed. `unclear=x`: the
     /// attempt that x carries was ours; `lost=x`: Kosli named it and did not show its value; `refused=x`: Kosli refuses to rotate it.
@@ -357,6 +442,10 @@ mod tests {
             ("works no-id", "", "", "stop: KeyIdUnknown"),
             ("works no-id", "a b", "", "stop: KeyIdUnknown a b"),
             ("works no-id", "a", "refused=b", "rotate a"),
+            // A value cannot have been stored before its key was made: the version is an hour old.
+            ("works no-id", "a/3300", "", "rotate a"),
+            ("works no-id", "a/3299", "", "stop: KeyIdUnknown a"),
+            ("works no-id edited", "a/3299", "", "stop: KeyIdUnknown a"),
             // One with an odd id may be the one as well.
             ("works", "cur", "odd", "rotate cur"),
             ("works no-id", "a", "odd", "stop: KeyIdUnknown a"),
@@ -454,21 +543,81 @@ mod tests {
     #[test]
     fn what_a_refusal_means() {
         let id = |id: &str| KeyId::parse(id).expect("valid");
-        let created = Mint::Create { description: String::new(), beside: Some(id("cur")) };
-        for (status, of_current, of_lost) in [
-            (Some(400), Refusal::OfKey(id("cur")), Refusal::OfKey(id("lost"))),
-            (Some(409), Refusal::OfKey(id("cur")), Refusal::OfKey(id("lost"))),
-            (Some(404), Refusal::NotOnAccount(id("cur")), Refusal::OfKey(id("lost"))),
-            (Some(401), Refusal::Final, Refusal::Final),
-            (Some(403), Refusal::Final, Refusal::Final),
-            (Some(422), Refusal::Final, Refusal::Final),
-            (Some(429), Refusal::Final, Refusal::Final),
-            (None, Refusal::Final, Refusal::Final),
+        let beside = Some(Refused { id: id("cur"), answer: String::new() });
+        let (rotate, rotate_lost) = (Mint::RotateCurrent(id("cur")), Mint::RotateLost(id("lost")));
+        let created = Mint::Create { description: String::new(), beside };
+        let (of_current, unknown, of_lost) =
+            (Refusal::OfKey(id("cur")), Refusal::OfUnknown(id("cur")), Refusal::OfKey(id("lost")));
+        for (mint, current, list, status, expected, passes) in [
+            (&rotate, "works", "cur", Some(400), &of_current, false),
+            (&rotate, "works", "", Some(400), &of_current, false),
+            (&rotate, "works", "", Some(409), &of_current, true),
+            (&rotate, "works", "cur", Some(404), &of_current, true),
+            (&rotate, "works", "a", Some(404), &unknown, false),
+            (&rotate, "dead", "a", Some(404), &of_current, false),
+            (&rotate, "works", "cur", Some(401), &Refusal::Final, false),
+            (&rotate, "works self", "cur", Some(401), &unknown, false),
+            (&rotate, "works self", "cur", Some(403), &Refusal::Final, false),
+            (&rotate, "works", "cur", Some(422), &Refusal::Final, false),
+            (&rotate, "works", "cur", Some(429), &Refusal::Final, true),
+            (&rotate, "works", "cur", None, &Refusal::Final, false),
+            (&rotate_lost, "works", "lost", Some(400), &of_lost, false),
+            (&rotate_lost, "works", "lost", Some(404), &of_lost, false),
+            (&rotate_lost, "works", "lost", Some(409), &of_lost, true),
+            (&rotate_lost, "works self", "", Some(401), &Refusal::Final, false),
+            (&created, "works", "cur", Some(404), &Refusal::Final, false),
+            (&created, "works self", "cur", Some(401), &Refusal::Final, false),
+            (&created, "works", "cur", Some(409), &Refusal::Final, true),
         ] {
-            assert_eq!(refusal(&Mint::RotateCurrent(id("cur")), status), of_current, "{status:?}");
-            assert_eq!(refusal(&Mint::RotateLost(id("lost")), status), of_lost, "{status:?}");
-            assert_eq!(refusal(&created, status), Refusal::Final, "{status:?}");
+            let case = Case::of(current, list, "");
+            let what = format!("{mint:?} {current} {list} {status:?}");
+            assert_eq!(refusal(mint, status, &case.task(), &case.look), *expected, "{what}");
+            assert_eq!(may_pass(mint, status, &case.look), passes, "{what}");
         }
+    }
+
+    /// Which id the current version gets a label for: one that the list shows, and that neither the value nor a label names.
+    #[test]
+    fn the_id_is_settled_before_the_mint() {
+        let id = |id: &str| KeyId::parse(id).expect("valid");
+        let create = Mint::Create { description: String::new(), beside: None };
+        for (mint, current, from_tag, list, expected) in [
+            (Mint::RotateCurrent(id("cur")), "works", false, "cur", None),
+            (Mint::RotateCurrent(id("cur")), "works", true, "cur", Some("cur")),
+            (Mint::RotateCurrent(id("cur")), "works", true, "a", None),
+            (Mint::RotateCurrent(id("cur")), "works label=cur", true, "cur", None),
+            (Mint::RotateCurrent(id("a")), "works no-id", false, "a", Some("a")),
+            (Mint::RotateLost(id("lost")), "works", true, "cur lost!300", Some("cur")),
+            (Mint::RotateLost(id("lost")), "works no-id", false, "lost!300", None),
+            (create, "works", true, "cur", Some("cur")),
+        ] {
+            let case = Case::of(current, list, "");
+            let mut task = case.task();
+            task.current.key_id_from_tag = from_tag;
+            assert_eq!(task.unlabelled(&mint, &case.look), expected.map(id).as_ref(), "{mint:?} {current} {list}");
+        }
+    }
+
+    /// What is kept when another version has become current, and what is said of a failure after it.
+    #[test]
+    fn what_was_tried_is_kept() {
+        let id = |id: &str| KeyId::parse(id).expect("valid");
+        let mut tried = Tried::default();
+        assert_eq!(tried.changes(), []);
+        tried.unclear.push(Attempt::fresh(&[]));
+        assert_eq!(tried.changes(), [Change::MaybeMinted]);
+        tried.labelled = Some(id("cur"));
+        tried.lost.push(id("lost"));
+        tried.rotated.push((id("cur"), now()));
+        tried.current_key_dies = Some(now());
+        assert_eq!(tried.changes(), [Change::KeyLost(id("lost")), Change::KeyIdAttached(id("cur"))]);
+        tried = tried.of_another_version();
+        assert_eq!((tried.without_a_value(), tried.rotated_at(&(&id("cur")).into())), (2, Some((&id("cur"), now()))));
+        assert_eq!(tried.rotated_at(&(&id("lost")).into()), None);
+        assert!(tried.lost.is_empty() && tried.unclear.is_empty() && tried.current_key_dies.is_none());
+        assert_eq!(tried.changes(), [Change::MaybeMinted]);
+        tried.not_stored = Some(id("own"));
+        assert_eq!(tried.changes(), [Change::NotStored(id("own"))]);
     }
 
     /// Whether another execution has begun meanwhile what was refused here.
@@ -499,26 +648,21 @@ mod tests {
     fn when_the_current_key_dies() {
         let hours = |hours: u64| now() + Duration::from_secs(hours * 3_600);
         let ago = |seconds: u64| hours(24) - Duration::from_secs(seconds);
-        for (current, list, known, expected) in [
-            ("works", "cur", "", None),
-            ("works", "cur lost!300", "", None),
-            ("works", "cur lost!300", "held=lost", None),
-            ("works", "cur lost!300", "held=", Some(ago(300))),
-            ("works", "cur twin!3", "held=", Some(ago(3))),
+        for (current, list, expected) in [
+            ("works", "cur", None),
+            ("works", "cur lost!300", Some(ago(300))),
+            ("works", "cur twin!3", Some(ago(3))),
             // The first of them has begun the grace period.
-            ("works", "cur new!300 old!900 mid!600", "held=", Some(ago(900))),
+            ("works", "cur new!300 old!900 mid!600", Some(ago(900))),
+            ("works", "cur new!300 old!900+used", Some(ago(900))),
             // Its own expiry may come first.
-            ("works", "cur@2 lost!300", "held=", Some(hours(2))),
-            ("works", "cur@48 lost!300", "held=", Some(ago(300))),
-            ("works no-id", "a@2 lost!300", "held=", Some(ago(300))),
-            ("dead", "lost!300", "held=", None),
+            ("works", "cur@2 lost!300", Some(hours(2))),
+            ("works", "cur@48 lost!300", Some(ago(300))),
+            ("works no-id", "a@2 lost!300", Some(ago(300))),
+            ("dead", "lost!300", None),
         ] {
-            let case = Case::of(current, list, known);
-            assert_eq!(
-                current_key_dies(&case.task(), &case.look, &case.tried),
-                expected,
-                "{current} | {list} | {known}"
-            );
+            let case = Case::of(current, list, "");
+            assert_eq!(case.task().death(&case.look.listing), expected, "{current} | {list}");
         }
         let mut tried = Tried::default();
         for (noted, expected) in
@@ -556,7 +700,8 @@ mod tests {
         let id = KeyId::parse("cur").expect("valid");
         assert_eq!(Mint::RotateCurrent(id.clone()).rotates(), Some(&id));
         assert_eq!(Mint::RotateLost(id.clone()).rotates(), Some(&id));
-        assert_eq!(Mint::Create { description: String::new(), beside: Some(id) }.rotates(), None);
+        let beside = Some(Refused { id, answer: String::new() });
+        assert_eq!(Mint::Create { description: String::new(), beside }.rotates(), None);
     }
 
     fn shown(next: &Next) -> String {
@@ -566,7 +711,9 @@ mod tests {
             Next::Mint(Mint::RotateCurrent(id)) => format!("rotate {id}"),
             Next::Mint(Mint::RotateLost(id)) => format!("rotate lost: {id}"),
             Next::Mint(Mint::Create { description, beside: None }) => format!("create: {description}"),
-            Next::Mint(Mint::Create { description, beside: Some(id) }) => format!("create beside {id}: {description}"),
+            Next::Mint(Mint::Create { description, beside: Some(refused) }) => {
+                format!("create beside {}: {description}", refused.id)
+            }
             Next::WaitForTwin { id, age } => format!("wait {}: {id}", age.as_secs()),
             Next::Stop(Stop::CurrentKeyDead) => "stop: CurrentKeyDead".to_owned(),
             Next::Stop(Stop::KeyIdMismatch(id)) => format!("stop: KeyIdMismatch {id}"),
@@ -612,7 +759,9 @@ mod tests {
                     "odd" => case.look.listing.odd = 1,
                     "there" => case.look.unlisted = Some(true),
                     "lost" => case.tried.lost = ids.collect(),
-                    "refused" => case.tried.refused = ids.collect(),
+                    "refused" => {
+                        case.tried.refused = ids.map(|id| Refused { id, answer: String::new() }).collect();
+                    }
                     "unclear" => {
                         let marks = case.task().marks;
                         let keys = ids.filter_map(|id| case.look.listing.keys.iter().find(|key| key.id == id));
@@ -653,7 +802,7 @@ mod tests {
             let policy =
                 Policy { grace_period_hours: 24, revoke_old_key: RevokeOldKey::AfterGracePeriod, key_ttl_days: 365 };
             assert!(says("works") != says("dead"));
-            Task::new(&self.description, current, previous, says("works"), role, policy, TIMEOUT)
+            Task::new(&self.description, current, previous, says("works"), role, policy, TAKE_OVER_AFTER)
         }
     }
 
@@ -664,14 +813,14 @@ mod tests {
             let (word, used) = word.strip_suffix("+used").map_or((word, false), |word| (word, true));
             let (word, description) = word.split_once('~').unwrap_or((word, "ours"));
             let (word, lives) = word.split_once('@').map_or((word, None), |(word, hours)| (word, Some(hours)));
-            let end = word.find(['!', '^']).unwrap_or(word.len());
+            let end = word.find(['!', '^', '/']).unwrap_or(word.len());
             let (id, marked) = word.split_at(end);
             let mark = match marked.get(..1) {
                 Some("!") => Some(crate::marker::Mark::of(ARN, &VersionId::trusted("second"))),
-                Some(_) => Some(crate::marker::Mark::of(ARN, &VersionId::trusted("first"))),
-                None => None,
+                Some("^") => Some(crate::marker::Mark::of(ARN, &VersionId::trusted("first"))),
+                _ => None,
             };
-            let age: i64 = marked.get(1..).map_or(1_000, |age| age.parse().expect("an age"));
+            let age: i64 = marked.get(1..).map_or(86_400, |age| age.parse().expect("an age"));
             let created_at = match u64::try_from(age) {
                 Ok(age) => now() - Duration::from_secs(age),
                 Err(_) => now() + Duration::from_secs(age.unsigned_abs()),

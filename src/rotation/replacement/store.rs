@@ -1,16 +1,16 @@
 //! The store of a minted key: whether it is this execution's that counts, and what becomes of the lost and the superfluous.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tracing::{info, warn};
 
 use super::mint::Minter;
-use super::plan::{Look, Mint, Tried};
+use super::plan::{Look, Mint, Refused, Tried};
+use crate::budget::Repeatable;
 use crate::by_hand;
-use crate::clock::rfc3339;
 use crate::error::{Change, ErrorKind, RotationError};
-use crate::identity::{ClaimedKeyId, KeyId};
-use crate::kosli::{KosliError, Listing, Minted};
+use crate::identity::KeyId;
+use crate::kosli::{Listing, Minted};
 use crate::metrics::count;
 use crate::rotation::credential::{Credential, KEY_ID_LABEL};
 use crate::rotation::failures::try_again;
@@ -18,12 +18,25 @@ use crate::rotation::invocation::{Invocation, Outcome, STALE_VIEW_PAUSES};
 use crate::rotation::marks::{CLOCK_TOLERANCE, may_succeed};
 use crate::secrets_manager::{NewValue, SecretsManagerError, Version};
 
+/// What is kept back of the store's time: where its outcome is unclear, the version is read.
+const READ_BACK: Duration = Duration::from_secs(2);
+
 /// What came of a replacement.
 pub(in crate::rotation) enum Stored {
     /// This execution's key is under `AWSPENDING`.
     Ours(Made),
     /// Another execution's value is: this version.
     ByTwin(Version),
+    /// Nothing is stored. Time has passed, or a mint was sent: everything is to be looked at anew.
+    LookAgain(Known),
+}
+
+/// What need not be asked again, as long as the same version is current.
+pub(in crate::rotation) struct Known {
+    /// Whether Kosli accepts its key.
+    pub(in crate::rotation) alive: bool,
+    /// A list that has just been read.
+    pub(in crate::rotation) listing: Option<Listing>,
 }
 
 /// The new key, stored.
@@ -47,15 +60,21 @@ impl Minter<'_> {
         tried: &mut Tried,
     ) -> Result<Stored, RotationError> {
         let Invocation { session, event } = self.invocation;
-        if let (Mint::RotateCurrent(_), Some(at)) = (mint, minted.grace_period_expires_at) {
-            tried.current_key_dies = Some(at);
+        if let (Some(_), Some(at), Some((_, ends))) =
+            (mint.rotates(), minted.grace_period_expires_at, tried.rotated.last_mut())
+        {
+            *ends = at;
+            if matches!(mint, Mint::RotateCurrent(_)) {
+                tried.current_key_dies = Some(at);
+            }
         }
         let document = &self.task.current.document;
         let value = document.with_key(&minted.key, &minted.id);
         let label = (!document.has_key_id_field()).then(|| format!("{KEY_ID_LABEL}{}", minted.id));
         let new = NewValue { text: &value, key: &minted.key, label: label.as_deref() };
         let (manager, rotation_token) = (&session.function.secrets_manager, event.rotation_token.as_ref());
-        let stored = manager.store(&session.budget, session.secret, &event.version_id, rotation_token, &new).await;
+        let budget = session.budget.less(READ_BACK);
+        let stored = manager.store(&budget, session.secret, &event.version_id, rotation_token, &new).await;
         if let Err(error) = stored {
             // The answer may have been lost, or another execution may have been faster: only the version itself tells.
             let Some(version) = self.value_after(&error).await else {
@@ -65,28 +84,37 @@ impl Minter<'_> {
             };
             let winner = Credential::parse(&version, self.task.description, "AWSPENDING").ok();
             if winner.as_ref().is_none_or(|winner| !winner.key().same(&minted.key)) {
-                return self.lose_to_twin(version, winner, &minted, mint).await;
+                return Ok(self.lose_to_twin(version, winner, minted, tried).await);
             }
         }
         count(&session.tally.minted);
         let mut warnings = self.check_marker(&minted, expires_at, &look.listing);
-        let (how, replaced, revoked) = match mint {
-            Mint::RotateCurrent(id) => (Outcome::Rotated, Some(id.clone()), Vec::new()),
-            Mint::RotateLost(id) => {
+        let (how, replaced) = match mint {
+            Mint::RotateCurrent(id) => (Outcome::Rotated, Some(id.clone())),
+            Mint::RotateLost(_) => {
                 count(&session.tally.recovered);
-                let revoked = self.revoke_replaced(id, &minted.id, &mut warnings).await;
-                (Outcome::Recovered, self.task.current_id.clone(), revoked)
+                (Outcome::Recovered, self.task.current_id.clone())
             }
             Mint::Create { beside, .. } => {
-                warnings.extend(beside.as_ref().map(|id| {
+                warnings.extend(beside.as_ref().map(|Refused { id, answer }| {
                     format!(
-                        "Kosli refused to rotate the current key {id}, so a new key was created beside it: nobody ends the old \
-                         one. Revoke it when nobody uses it any more ({}).",
+                        "Kosli refused to rotate the current key {id} ({answer}), so a new key was created beside it: nobody ends \
+                         the old one. Revoke it when nobody uses it any more ({}).",
                         by_hand::revoke_keys([id], &self.task.current.account, session.host())
                     )
                 }));
-                (Outcome::Created, self.task.current_id.clone(), Vec::new())
+                (Outcome::Created, self.task.current_id.clone())
             }
+        };
+        // Every lost key that was replaced on the way here, listed or not: what the list hides, no sweep would find.
+        let superfluous: Vec<KeyId> = tried.replaced.iter().filter(|id| **id != minted.id).cloned().collect();
+        let revoked = match &superfluous[..] {
+            [] => Vec::new(),
+            ids => self.revoke_superfluous(ids).await.unwrap_or_else(|error| {
+                warnings
+                    .push(format!("Lost keys that were replaced could not all be revoked yet: {}", error.what_to_do()));
+                Vec::new()
+            }),
         };
         let current_key_dies = tried.current_key_dies;
         Ok(Stored::Ours(Made { id: minted.id, how, replaced, current_key_dies, revoked, warnings }))
@@ -105,66 +133,55 @@ impl Minter<'_> {
         }
     }
 
-    /// The version has another value than ours. Our key is superfluous, unless minting it has put the winner's in its grace
-    /// period.
+    /// The version has another value than ours. Our key is superfluous, unless minting it, or what came before, has put the winner's in
+    /// its grace period.
     async fn lose_to_twin(
         &self,
         version: Version,
         winner: Option<Credential>,
-        minted: &Minted,
-        mint: &Mint,
-    ) -> Result<Stored, RotationError> {
-        let Some(winner_id) = winner.and_then(|winner| winner.key_id) else {
-            // Without its id nothing is proven; the sweep after the promotion takes care of ours.
-            return Ok(Stored::ByTwin(version));
-        };
-        if let Some(winner_id) = [Some(&minted.id), mint.rotates()].into_iter().flatten().find(|id| winner_id == **id) {
-            let at = minted.grace_period_expires_at.map_or_else(|| "soon".to_owned(), rfc3339);
-            return Err(RotationError::after(
-                Change::NotStored(minted.id.clone()),
-                ErrorKind::PendingKeyDying,
-                format!(
-                    "Another execution stored the key {winner_id}, and this one has put that key in its grace period: it \
-                     dies {at}."
-                ),
-                format!(
-                    "Let this rotation end, then rotate once more at once ({}).",
-                    by_hand::rotate(self.invocation.session.secret)
-                ),
-            ));
+        minted: Minted,
+        tried: &mut Tried,
+    ) -> Stored {
+        // Without its id nothing is proven; the sweep after the promotion takes care of ours.
+        let winner = winner.and_then(|winner| winner.key_id);
+        if winner.is_none_or(|winner| winner == minted.id || tried.rotated_at(&winner).is_some()) {
+            tried.not_stored = Some(minted.id);
+        } else {
+            match self.revoke_superfluous(&[minted.id]).await {
+                Ok(_) => info!("another execution was faster"),
+                Err(error) => warn!(%error, "a superfluous key could not be revoked yet"),
+            }
         }
-        match self.revoke(&minted.id, &winner_id).await {
-            Ok(_) => info!(key_id = %minted.id, "another execution was faster: revoked the superfluous key"),
-            Err(error) => warn!(key_id = %minted.id, %error, "a superfluous key could not be revoked yet"),
-        }
-        Ok(Stored::ByTwin(version))
+        Stored::ByTwin(version)
     }
 
-    /// Revokes a lost key that has been replaced, so that nobody needs it any more; where that fails, the sweep does it.
-    async fn revoke_replaced(&self, id: &KeyId, pending: &KeyId, warnings: &mut Vec<String>) -> Vec<KeyId> {
-        match self.revoke(id, &pending.into()).await {
-            Ok(true) => return vec![id.clone()],
-            Ok(false) => {}
-            Err(error) => warnings.push(format!("The lost key {id} could not be revoked yet: {error}.")),
+    /// Revokes keys of this replacement that nobody needs any more, but those that a labelled version holds by now: the labels are read
+    /// anew. One that cannot be revoked stops no other; the sweep does what was not done here.
+    async fn revoke_superfluous(&self, ids: &[KeyId]) -> Result<Vec<KeyId>, RotationError> {
+        let (session, current) = (&self.invocation.session, &self.task.current);
+        let description = session.function.secrets_manager.describe(&session.budget, session.secret).await;
+        let description = description.map_err(|error| session.aws_failed(&error))?;
+        let held = session.held_key_ids(&description, &[current]).await?;
+        let (mut revoked, mut failed) = (Vec::new(), None);
+        for id in ids.iter().filter(|id| !id.is_among(&held)) {
+            match session.revoke(&current.account, id, &self.authority).await {
+                Ok(_) => {
+                    info!(key_id = %id, "revoked a key that nobody holds");
+                    revoked.push(id.clone());
+                }
+                Err(error) => {
+                    let call = format!("revoking the superfluous key {id}");
+                    failed = Some(session.kosli_failed(&error, self.authority.role, &call));
+                }
+            }
         }
-        Vec::new()
-    }
-
-    /// Revokes a key of this replacement, never one that the current or the pending version holds.
-    async fn revoke(&self, id: &KeyId, pending: &ClaimedKeyId) -> Result<bool, KosliError> {
-        let current = &self.task.current;
-        if id.is_among(current.key_id.iter().chain([pending])) {
-            return Ok(false);
-        }
-        let revoked = self.invocation.session.revoke(&current.account, id, &self.authority).await?;
-        info!(key_id = %id, "revoked a key that nobody holds");
-        Ok(revoked)
+        failed.map_or(Ok(revoked), Err)
     }
 
     fn store_failed(&self, id: &KeyId, error: &SecretsManagerError) -> RotationError {
         let secret = self.invocation.session.secret;
         let what = format!("The new key {id} could not be stored: {error}.");
-        let action = if error.is_unclear() {
+        let action = if error.repeat_after().is_some() {
             try_again(secret)
         } else {
             let allow = self.invocation.session.aws_failed(error);
