@@ -205,9 +205,10 @@ impl RotationError {
     /// The same, where the instant can only be worked out.
     #[must_use]
     pub fn current_key_dies_about(mut self, at: SystemTime) -> Self {
-        // Where another key is current than the one that was replaced, the pending version's age tells nothing.
-        if self.kind != ErrorKind::PendingSuperseded {
-            self.current_key_dies = self.current_key_dies.or(Some(Death::Estimated(at)));
+        match self.kind {
+            // Another key is current than the one that was replaced, or none was minted: the pending version's age tells nothing.
+            ErrorKind::PendingSuperseded | ErrorKind::PendingIsCurrent => {}
+            _ => self.current_key_dies = self.current_key_dies.or(Some(Death::Estimated(at))),
         }
         self
     }

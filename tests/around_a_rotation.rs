@@ -498,6 +498,9 @@ fn a_late_step_names_the_key_that_its_version_leaves_behind() {
             let (id, value) =
                 world.emulator.with_kosli(|kosli| kosli.add_key(ORG, ACCOUNT, DESCRIPTION, now, Some(now + DAY * 90)));
             world.put(&shape.value(&id, &value), &token("hand", 0));
+            if shape == Shape::WithoutId {
+                move_label(&world, &format!("kosli-key-id:{id}"), &token("hand", 0), None);
+            }
             for step in STEPS {
                 let Err(error) = world.step(&rotation, step).await else { panic!("{step}") };
                 let message = error.error_message;
@@ -505,6 +508,10 @@ fn a_late_step_names_the_key_that_its_version_leaves_behind() {
                 assert!(!message.contains("works until"), "{step}: {message}");
                 assert!(!message.contains("Nothing needs to be done"), "{step}: {message}");
             }
+            // So does the rotation that follows.
+            let third = world.until_finish(&token("third", 0)).await;
+            let answer = done(world.step(&third, "finishSecret").await);
+            assert!(warnings(&answer).contains(&tested), "{answer}");
             assert!(world.lives(&tested) && world.lives(&id));
             // Once it is dead, there is nothing left to say.
             assert!(world.emulator.with_kosli(|kosli| kosli.revoke_key(&tested)));
