@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use emulator::kosli::{Key, LastUsedAt, ListInGrace, Switches};
+use emulator::kosli::{Key, LastUsedAt, ListInGrace, SuccessorId, Switches};
 use emulator::rotation::{Event, STEPS, step_event};
 use emulator::secrets_manager::RotationRequest;
 use emulator::{BoxFuture, Call, Emulator, Fault, Hook};
@@ -428,6 +428,19 @@ fn a_late_step_of_a_version_that_was_cleared_says_until_when_the_current_key_wor
     });
 }
 
+/// The same, where the successor has kept the id.
+#[test]
+fn a_late_step_sees_a_successor_that_has_kept_the_id() {
+    Testbed::run(async |testbed| {
+        let switches = Switches { successor_id: SuccessorId::Same, ..Switches::default() };
+        let world = testbed.world(&Setting { switches, ..Setting::default() });
+        let (rotation, _) = world.lose_a_key().await;
+        let dies = rfc3339(world.emulator.clock().now() + DAY);
+        world.clear_pending(&second());
+        assert_every_step_says(&world, &rotation, &dies).await;
+    });
+}
+
 /// The same, where the version has no value: what was minted for it is lost, and the list tells.
 #[test]
 fn a_late_step_of_a_version_without_a_value_says_until_when_the_current_key_works() {
@@ -558,6 +571,27 @@ fn a_key_that_was_put_in_beside_the_old_id_is_not_overwritten() {
             assert!(!message.contains("works until"), "{message}");
             world.assert_kept();
         }
+    });
+}
+
+/// Where a successor keeps its id, a mint has rotated whichever key of that id was current: another execution has promoted meanwhile.
+#[test]
+fn a_key_that_the_mint_has_rotated_by_its_kept_id_is_replaced() {
+    Testbed::run(async |testbed| {
+        let switches = Switches { successor_id: SuccessorId::Same, ..Switches::default() };
+        let world = testbed.world(&Setting { switches, ..Setting::default() });
+        world.until_finish(&second()).await;
+        world.clear_pending(&second());
+        let third = world.begin_rotation(&token("third", 0)).unwrap();
+        let body = json!({"SecretId": world.arn, "VersionStage": "AWSCURRENT", "MoveToVersionId": second(),
+                          "RemoveFromVersionId": token("first", 0)});
+        world.meanwhile("rotate", move |emulator| {
+            aws(emulator, "UpdateSecretVersionStage", &body).unwrap();
+        });
+        done(world.step(&third, "createSecret").await);
+        assert!(world.key("AWSCURRENT").unwrap().rotated_at.is_some(), "{}", world.story());
+        done(world.step(&third, "finishSecret").await);
+        assert_eq!(world.key("AWSCURRENT").unwrap().rotated_at, None, "{}", world.story());
     });
 }
 

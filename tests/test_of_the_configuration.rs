@@ -228,6 +228,7 @@ fn a_broken_current_value_does_not_fail_the_test_in_a_rotation() {
         // A test of the configuration says what is wrong with it.
         world.clear_pending(&second());
         let rotation = configure_again(&world);
-        refused(world.step(&rotation, "testSecret").await, "InvalidSecret");
+        let message = refused(world.step(&rotation, "testSecret").await, "InvalidSecret");
+        assert!(message.contains("The value under AWSCURRENT"), "{message}");
     });
 }

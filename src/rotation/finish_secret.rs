@@ -164,8 +164,10 @@ async fn decide(
                 facts.marked_version = Some(match marked {
                     None => KeyOf::Unknown,
                     Some(marked) if marked.key().same(current.key()) => KeyOf::Current,
-                    Some(marked) if marked.key_id.is_some() && marked.key_id == current.key_id => KeyOf::OtherWithItsId,
-                    Some(_) => KeyOf::Other,
+                    Some(marked) if marked.key_id.is_none() || marked.key_id != current.key_id => KeyOf::Other,
+                    // Where a successor keeps its id, the mint has rotated whichever key of that id was current.
+                    Some(marked) if marked.key_id == pending.key_id => KeyOf::Current,
+                    Some(_) => KeyOf::OtherWithItsId,
                 });
             }
             Next::Ask(Fact::CurrentKey) => {

@@ -55,21 +55,28 @@ impl Marks {
 
     /// The same, whether it was used or not: enough to name a key, not to touch it.
     pub(super) fn carried_by(&self, key: &KeyEntry) -> Option<Attempt> {
+        self.origin_of(key).map(|(_, attempt)| attempt)
+    }
+
+    fn origin_of(&self, key: &KeyEntry) -> Option<(&Origin, Attempt)> {
         let expires_at = key.expires_at?;
         [Some(&self.own), self.before.as_ref()]
             .into_iter()
             .flatten()
             .filter(|origin| key.created_at + CLOCK_TOLERANCE >= origin.since)
-            .find_map(|origin| origin.mark.attempt_in(expires_at))
+            .find_map(|origin| Some((origin, origin.mark.attempt_in(expires_at)?)))
     }
 
     /// When the version's key dies of a rotation, as far as a list tells: a grace period after its first successor was made, used or
     /// not, or at an end of its own that is shown and comes before that. `None`: no successor is listed.
     pub(super) fn death(&self, keys: &[KeyEntry], own: Option<&ClaimedKeyId>, grace: Duration) -> Option<SystemTime> {
-        let (own, others): (Vec<&KeyEntry>, Vec<&KeyEntry>) = keys.iter().partition(|key| key.is(own));
-        let successors = others.into_iter().filter(|key| self.carried_by(key).is_some());
-        let ends = successors.map(|key| key.created_at).min()? + grace;
-        let shown = own.first().and_then(|key| key.expires_at).map(from_epoch_seconds);
+        // One that has kept the id is younger than the version, unless a rotation in place has kept the date as well.
+        let is_successor = |key: &&KeyEntry| {
+            self.origin_of(key).is_some_and(|(origin, _)| !key.is(own) || key.created_at > origin.since)
+        };
+        let ends = keys.iter().filter(is_successor).map(|key| key.created_at).min()? + grace;
+        let own = keys.iter().filter(|key| key.is(own) && !is_successor(key));
+        let shown = own.filter_map(|key| key.expires_at).map(from_epoch_seconds).min();
         Some(shown.map_or(ends, |shown| shown.min(ends)))
     }
 
@@ -334,7 +341,12 @@ mod tests {
             ("it is hidden", vec![later.clone()], Some(3_660)),
             ("its end is shown", vec![cur(Some(CREATED + 600)), later.clone()], Some(600)),
             ("its own expiry is later", vec![cur(Some(CREATED + 90_000)), later], Some(3_660)),
-            ("its own mark is none", vec![marked("cur", "v")], None),
+            (
+                "its successor kept the id",
+                vec![KeyEntry { created_at: at(CREATED + 60), ..marked("cur", "v") }],
+                Some(3_660),
+            ),
+            ("and the date", vec![marked("cur", "v")], None),
         ] {
             let death = marks.death(&keys, Some(&claimed("cur")), Duration::from_secs(3_600));
             assert_eq!(death, expected.map(|after| at(CREATED + after)), "{what}");

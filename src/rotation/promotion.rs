@@ -252,7 +252,9 @@ impl<'a> Seen<'a> {
     /// if that was made to replace it.
     fn current_ends(&self) -> Option<SystemTime> {
         let shown = self.current_entry().and_then(end_of);
-        let successor = self.entry().filter(|entry| self.marked_version(entry) == Some(self.current.0));
+        let listed =
+            self.listing.into_iter().flat_map(|listing| listing.keys.iter()).filter(|key| key.is(self.pending.1));
+        let successor = listed.chain(self.entry()).find(|entry| self.marked_version(entry) == Some(self.current.0));
         let grace_ends = successor.map(|entry| entry.created_at + self.grace);
         shown.into_iter().chain(grace_ends).min()
     }
