@@ -71,6 +71,7 @@ fn everything_that_is_needed() -> Vec<Wrong> {
         wrong("InvalidTag", |world| world.tag("kosli:key-ttl-days", "a year")),
         Wrong { variables: &[("KOSLI_ADMIN_SECRET_ID", "kosli/nowhere")], ..wrong("InvalidAdminSecret", |_| ()) },
         wrong("InvalidAdminSecret", |world| put_admin(world, "{}")),
+        wrong("InvalidAdminSecret", |world| put_admin(world, &world.kosli_key(&world.first_key).value)),
         wrong("AdminKeyDead", |world| put_admin(world, "made-up-key-that-nobody-has")),
         wrong("KosliForbidden", |world| put_admin(world, &key_of_a_member(world))),
         wrong("KosliUnavailable", |world| world.rule("list=error-before:503")),
