@@ -408,7 +408,7 @@ async fn assert_every_step_says(world: &World, rotation: &RotationRequest, dies:
 #[test]
 fn a_late_step_of_a_version_that_was_cleared_says_until_when_the_current_key_works() {
     Testbed::run(async |testbed| {
-        for shape in [Shape::ApiKey, Shape::WithoutId, Shape::Plain] {
+        for shape in [Shape::ApiKey, Shape::Plain] {
             for list_in_grace in [ListInGrace::OwnExpiry, ListInGrace::EndOfGrace, ListInGrace::Hidden] {
                 for admin in [true, false] {
                     let switches = Switches { list_in_grace, ..Switches::default() };

@@ -4,15 +4,15 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail at any line")]
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use emulator::kosli::{KeyManagers, Switches};
 use emulator::secrets_manager::{RotationRequest, TestedVersion};
-use emulator::{BoxFuture, Call, Fault, Hook};
+use emulator::{BoxFuture, Call, Emulator, Fault, Hook};
 use http::StatusCode;
 use serde_json::json;
 use testbed::{
-    ADMIN_SECRET, DAY, FUNCTION, ORG, Setting, Shape, Testbed, World, done, refused, rfc3339, second, token,
+    ADMIN_SECRET, DAY, FUNCTION, Gate, ORG, Setting, Shape, Testbed, World, aws, done, refused, rfc3339, second, token,
 };
 
 const BOTH: [TestedVersion; 2] = [TestedVersion::CopyOfCurrent, TestedVersion::NoValue];
@@ -209,6 +209,52 @@ fn nothing_but_the_new_key_can_fail_the_test_in_a_rotation() {
             world.emulator.set_hook(Arc::new(Unreadable));
             assert_eq!(done(world.step(&rotation, "testSecret").await)["outcome"], "tested");
         }
+    });
+}
+
+/// Another execution promotes the version after this one has looked at the labels.
+struct Promoted {
+    has_looked: AtomicBool,
+    emulator: Emulator,
+    body: serde_json::Value,
+}
+
+impl Gate for Promoted {
+    fn pass<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            if call.operation == "DescribeSecret" {
+                self.has_looked.store(true, Ordering::SeqCst);
+            } else if call.detail.contains("VersionStage=AWSCURRENT") {
+                while !self.has_looked.load(Ordering::SeqCst) {
+                    tokio::task::yield_now().await;
+                }
+                // The look itself, which the gate is before.
+                for _ in 0..100 {
+                    tokio::task::yield_now().await;
+                }
+                aws(&self.emulator, "UpdateSecretVersionStage", &self.body).unwrap();
+            }
+        })
+    }
+}
+
+/// The version under `AWSCURRENT` is the very version that is tested: that is no copy, and nothing but its key is tested.
+#[test]
+fn a_version_that_is_promoted_meanwhile_is_no_copy_of_itself() {
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting::default());
+        let rotation = world.until_finish(&second()).await;
+        world.tag("kosli:key-ttl-days", "a year");
+        let body = json!({"SecretId": world.arn, "VersionStage": "AWSCURRENT", "MoveToVersionId": second(),
+                          "RemoveFromVersionId": token("first", 0)});
+        world.set_gate(Some(Arc::new(Promoted {
+            has_looked: AtomicBool::new(false),
+            emulator: world.emulator.clone(),
+            body,
+        })));
+        let answer = done(world.step(&rotation, "testSecret").await);
+        assert_eq!(answer["outcome"], "tested", "{}", world.story());
+        assert_ne!(world.key("AWSCURRENT").unwrap().id, world.first_key);
     });
 }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::failures::{current_unreadable, estimated_death, pending_value_missing};
 use super::late::left_behind;
 use super::session::{AdminKey, Session};
-use crate::error::RotationError;
+use crate::error::{ErrorKind, RotationError};
 use crate::event::{RotationEvent, VersionId};
 use crate::secrets_manager::{CURRENT, Description, PREVIOUS, Version, Which};
 use crate::staging::Standing;
@@ -153,8 +153,12 @@ impl Invocation<'_> {
         self.naming_death(pending_value_missing(self.session.secret), description).await
     }
 
-    /// What an error for a version without a value also says: when the current key dies, if what was minted for it is lost.
+    /// What an error for a version without a value also says: when the current key dies, if what was minted for it is lost. Where
+    /// Secrets Manager is not there, or there is no time, it is not asked again.
     pub(super) async fn naming_death(&self, error: RotationError, description: &Description) -> RotationError {
+        if matches!(error.kind(), ErrorKind::SecretsManagerUnavailable | ErrorKind::OutOfTime) {
+            return error;
+        }
         left_behind(&self.session, description, None).await.death_in_error(error, &self.session)
     }
 

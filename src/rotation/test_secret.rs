@@ -41,8 +41,10 @@ pub(super) async fn test_secret(invocation: &Invocation<'_>) -> Result<StepAnswe
     }
 }
 
-/// Whether a version holds the very value, or the very key, of the current one.
+/// Whether a version holds the very value, or the very key, of the current one. That is another version: one that was promoted a moment
+/// ago is no copy of itself.
 fn is_copy(version: &Version, current: Option<&Version>) -> bool {
+    let current = current.filter(|current| current.id != version.id);
     let value = |version: &Version| version.value.clone();
     let (Some(version), Some(current)) = (value(version), current.and_then(value)) else { return false };
     let same_value = version.expose_secret() == current.expose_secret();
