@@ -68,7 +68,7 @@ pub struct Description {
     pub next_rotation: Option<SystemTime>,
     /// The time between two rotations, where the schedule says it as a rate.
     pub rotation_interval: Option<Duration>,
-    /// The tags.
+    /// The tags; one that is empty is none.
     pub tags: BTreeMap<String, String>,
     /// The versions that carry labels, with their labels.
     pub versions: BTreeMap<VersionId, Vec<String>>,
@@ -170,7 +170,8 @@ impl SecretsManager {
                 .tags
                 .unwrap_or_default()
                 .into_iter()
-                .filter_map(|tag| Some((tag.key?, tag.value.unwrap_or_default())))
+                .filter_map(|tag| Some((tag.key?, tag.value?)))
+                .filter(|(_, value)| !value.is_empty())
                 .collect(),
             versions: answer
                 .version_ids_to_stages
