@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use zeroize::Zeroizing;
+use crate::api_key::ApiKey;
 
 /// A Kosli organization and one of its service accounts; both are valid names.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -24,8 +24,8 @@ pub struct Name(String);
 /// prints itself, it is wiped when dropped, it gets into no URL. All that can be done with it is to compare it.
 ///
 /// It becomes a [`KeyId`] where Kosli's list shows it (the list's own is taken then), or where Kosli refuses it as a key.
-#[derive(Clone, Eq, PartialEq)]
-pub struct ClaimedKeyId(Zeroizing<String>);
+#[derive(Clone)]
+pub struct ClaimedKeyId(ApiKey);
 
 /// The public id of a key, from Kosli: opaque, but fit for a URL's path segment, for a staging label and for a log. It can be compared
 /// with what is claimed, and with nothing else.
@@ -71,12 +71,17 @@ impl fmt::Display for Name {
 impl ClaimedKeyId {
     /// `None`: not a valid id.
     pub fn parse(text: &str) -> Option<Self> {
-        KeyId::is_valid(text).then(|| Self(Zeroizing::new(text.to_owned())))
+        ApiKey::parse(text).filter(|_| KeyId::is_valid(text)).map(Self)
     }
 
-    /// The id, believed without a proof.
-    pub(crate) fn believed(&self) -> KeyId {
-        KeyId(self.0.to_string())
+    /// The same text as a key, to ask Kosli whether it is one.
+    pub(crate) fn as_key(&self) -> &ApiKey {
+        &self.0
+    }
+
+    /// The id, once Kosli has refused the text as a key: it is none that lives.
+    pub(crate) fn refused_as_key(&self) -> KeyId {
+        KeyId(self.0.expose().to_owned())
     }
 }
 
@@ -86,15 +91,15 @@ impl fmt::Debug for ClaimedKeyId {
     }
 }
 
-impl PartialEq<KeyId> for ClaimedKeyId {
-    fn eq(&self, other: &KeyId) -> bool {
-        *self.0 == other.0
+impl PartialEq for ClaimedKeyId {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.same(&other.0)
     }
 }
 
-impl From<&KeyId> for ClaimedKeyId {
-    fn from(id: &KeyId) -> Self {
-        Self(Zeroizing::new(id.0.clone()))
+impl PartialEq<KeyId> for ClaimedKeyId {
+    fn eq(&self, other: &KeyId) -> bool {
+        self.0.expose() == other.0
     }
 }
 

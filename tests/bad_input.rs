@@ -234,8 +234,7 @@ async fn identities_that_contradict_each_other() {
             .tag("kosli:org", "other"),
         Case::new("service account", "IdentityConflict", &["service account", "ci", "kosli:service-account", "other"])
             .tag("kosli:service-account", "other"),
-        Case::new("key id", "IdentityConflict", &["<id>", "kosli:key-id", "another-id"])
-            .tag("kosli:key-id", "another-id"),
+        Case::new("key id", "IdentityConflict", &["another key", "kosli:key-id"]).tag("kosli:key-id", "another-id"),
     ];
     let elsewhere = GOOD.replace("ci", "elsewhere").replace("<key>", "made-up-key-of-another-account");
     for step in ["createSecret", "finishSecret"] {
@@ -452,8 +451,8 @@ async fn a_permission_that_is_missing() {
 #[tokio::test]
 async fn a_key_in_the_place_of_its_id_is_not_repeated() {
     check_all([
-        Case::new("in the value", "InvalidIdentity", &["key id"]).value(Wrong::Text(GOOD.replace("<id>", "<key>"))),
-        Case::new("in the tag", "InvalidTag", &["kosli:key-id"]).tag("kosli:key-id", "<key>"),
+        Case::new("in the value", "InvalidSecret", &["swapped"]).value(Wrong::Text(GOOD.replace("<id>", "<key>"))),
+        Case::new("in the tag", "InvalidSecret", &["swapped"]).tag("kosli:key-id", "<key>"),
     ])
     .await;
 }

@@ -297,7 +297,6 @@ async fn the_answers_say_what_was_done() {
             "secret_id": rotation.arn,
             "version_id": rotation.token,
             "outcome": outcome,
-            "key_id": new.id,
         });
         answer.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
         answer
@@ -306,11 +305,11 @@ async fn the_answers_say_what_was_done() {
         answer(
             "createSecret",
             "rotated",
-            json!({ "replaced_key_id": old.id, "current_key_dies_at": "2026-09-02T00:00:00Z" }),
+            json!({ "key_id": new.id, "replaced_key_id": old.id, "current_key_dies_at": "2026-09-02T00:00:00Z" }),
         ),
         answer("setSecret", "checked", json!({})),
         answer("testSecret", "tested", json!({})),
-        answer("finishSecret", "promoted", json!({ "replaced_key_id": old.id })),
+        answer("finishSecret", "promoted", json!({ "key_id": new.id, "replaced_key_id": old.id })),
     ];
     assert_eq!(answers, expected);
     world.end().await;

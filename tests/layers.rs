@@ -7,7 +7,8 @@ use std::path::Path;
 
 /// The function's layers, from the bottom. An entry is a file, or a folder together with the file of its name.
 const FUNCTION: &[&[&str]] = &[
-    &["api_key", "clock", "identity", "log", "words"],
+    &["api_key", "clock", "log", "words"],
+    &["identity"],
     &["budget", "document", "error", "metrics"],
     &["event", "kosli/answer"],
     &["config"],

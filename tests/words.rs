@@ -34,10 +34,12 @@ fn the_answers_of_a_rotation_name_both_keys_and_the_old_ones_death() {
                 let dies = rfc3339(world.kosli_key(old).grace_ends_at.unwrap());
                 let expected = json!({"key_id": new, "replaced_key_id": old, "current_key_dies_at": dies});
                 assert_eq!(created, answer(&world, "createSecret", "rotated", &expected));
-                let of_new = json!({"key_id": new});
-                assert_eq!(step("createSecret").await, answer(&world, "createSecret", "already created", &of_new));
-                assert_eq!(step("setSecret").await, answer(&world, "setSecret", "checked", &of_new));
-                assert_eq!(step("testSecret").await, answer(&world, "testSecret", "tested", &of_new));
+                // An id in a value is foreign text, and these look at no list that would prove it.
+                for (name, outcome) in
+                    [("createSecret", "already created"), ("setSecret", "checked"), ("testSecret", "tested")]
+                {
+                    assert_eq!(step(name).await, answer(&world, name, outcome, &json!({})));
+                }
                 let mut expected = json!({"key_id": new, "replaced_key_id": old});
                 if revoke_immediately {
                     expected["revoked_key_ids"] = json!([old]);
@@ -47,7 +49,10 @@ fn the_answers_of_a_rotation_name_both_keys_and_the_old_ones_death() {
                 // Where nothing fails, nothing is waited for.
                 assert_eq!(world.emulator.clock().now(), begin, "{}", world.story());
                 // A key that is dead already is not revoked again.
-                expected.as_object_mut().unwrap().remove("revoked_key_ids");
+                if expected.as_object_mut().unwrap().remove("revoked_key_ids").is_some() {
+                    // Nor is it listed any more.
+                    expected.as_object_mut().unwrap().remove("replaced_key_id");
+                }
                 assert_eq!(step("finishSecret").await, answer(&world, "finishSecret", "already current", &expected));
                 for name in ["createSecret", "setSecret"] {
                     assert_eq!(step(name).await, answer(&world, name, "already current", &json!({})));
@@ -84,7 +89,7 @@ fn a_new_value_that_is_not_visible_yet_is_waited_for_and_tested() {
             world.advance(Duration::from_secs(10));
             done(world.step(&rotation, "createSecret").await);
             let answer = done(world.step(&rotation, step).await);
-            assert_eq!(answer["key_id"], json!(world.minted()[0].id), "{answer}");
+            assert!(["checked", "tested", "promoted"].contains(&answer["outcome"].as_str().unwrap()), "{answer}");
             world.assert_kept();
         }
     });

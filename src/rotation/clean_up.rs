@@ -84,7 +84,8 @@ pub(super) async fn clean_up(
     mut answer: StepAnswer,
 ) -> Result<StepAnswer, RotationError> {
     let Promoted { view, new, replaced, listing, policy } = promoted;
-    answer.key_id = new.key_id.as_ref().map(|id| id.believed().to_string());
+    let listed = |key: &Credential| Some(listing.as_ref().ok()?.entry(key.key_id.as_ref())?.id.to_string());
+    answer.key_id = listed(&new);
     // Where the label was moved back meanwhile, the rotation is not done but for its clean-up.
     let incomplete = |error: RotationError| match error.kind() {
         ErrorKind::CurrentMoved => error,
@@ -101,7 +102,7 @@ pub(super) async fn clean_up(
     }
     let before = before(invocation, view, &new, &replaced, listing.as_ref().ok()).await.map_err(incomplete)?;
     before.iter().for_each(|before| replaced.learn_key_id(before));
-    answer.replaced_key_id = replaced.key_id.as_ref().map(|id| id.believed().to_string());
+    answer.replaced_key_id = listed(&replaced);
     let authority = authority(view, &new).map_err(incomplete)?;
     let mut work = CleanUp {
         invocation,
@@ -122,7 +123,7 @@ pub(super) async fn clean_up(
         if redelivered && work.old_key_is_dead().await {
             work.answer.old_key = Some(OldKey::Dead);
         } else {
-            failures.extend(work.revoke_old_key().await.err());
+            failures.extend(work.revoke_old_key(listing.as_ref().ok()).await.err());
         }
     }
     match listing {
@@ -348,13 +349,9 @@ impl CleanUp<'_> {
     }
 
     async fn warn_of_a_part(&mut self, listing: &Listing) {
-        if let Some(id) = &self.new.key_id
-            && listing.entry(Some(id)).is_none()
-            && let id = id.believed()
-            && matches!(
-                self.invocation.session.kosli(&self.authority.key).get(&self.new.account, &id).await,
-                Ok(Some(_))
-            )
+        let session = &self.invocation.session;
+        if listing.entry(self.new.key_id.as_ref()).is_none()
+            && let Ok(Some((id, Some(_)))) = session.look_up(self.new, &self.authority, Some(listing)).await
         {
             self.answer.warnings.push(format!(
                 "Kosli's list of keys does not show the new key {id}, which exists: the list is not whole, and a lost key of this \
@@ -372,22 +369,22 @@ impl CleanUp<'_> {
     }
 
     /// Revokes the old key now, and looks whether it is dead.
-    async fn revoke_old_key(&mut self) -> Result<(), RotationError> {
+    async fn revoke_old_key(&mut self, listing: Option<&Listing>) -> Result<(), RotationError> {
         let (new, replaced) = (self.new, self.replaced);
         self.answer.old_key = Some(OldKey::CannotTell);
-        let (Some(old_id), Some(new_id)) = (&replaced.key_id, &new.key_id) else {
+        if replaced.key_id.is_none() || new.key_id.is_none() {
             let why = "The old key was not revoked: nothing says which id it has. Revoke it in Kosli.";
             self.answer.warnings.push(why.to_owned());
             return Ok(());
-        };
-        let (is_shared, old_id) = (old_id == new_id, &old_id.believed());
-        if is_shared || replaced.key().same(new.key()) {
-            self.answer.warnings.push(format!(
-                "The old key was not revoked: Kosli gave its successor the same id {old_id}, and revoking that would end the new \
-                 key. The old one ends with its grace period."
-            ));
+        }
+        if replaced.key_id == new.key_id || replaced.key().same(new.key()) {
+            let why = "The old key was not revoked: Kosli gave its successor the same id, and revoking that would end the new key. The \
+                       old one ends with its grace period.";
+            self.answer.warnings.push(why.to_owned());
             return Ok(());
         }
+        let Some(old_id) = &self.invocation.session.proven_id(replaced, listing).await? else { return Ok(()) };
+        self.answer.replaced_key_id = Some(old_id.to_string());
         if !self.revoke(old_id, "old").await? {
             return Ok(());
         }

@@ -14,6 +14,7 @@ use crate::by_hand;
 use crate::clock::rfc3339;
 use crate::error::{ErrorKind, RotationError};
 use crate::event::{SecretId, VersionId};
+use crate::identity::KeyId;
 use crate::kosli::{Acceptance, Listing};
 use crate::secrets_manager::{CURRENT, Description, MOST_LABELS, PENDING, PREVIOUS, Version};
 use crate::staging::Standing;
@@ -63,6 +64,8 @@ struct Course {
     known: Option<Known>,
     /// Whether the account's keys were asked for.
     listed: bool,
+    /// The current key's id, proven.
+    id: Option<KeyId>,
 }
 
 /// What a view of the secret is compared by: the current version, whether the pending one has a value, and the admin key.
@@ -137,7 +140,7 @@ async fn attempt(
     course: &mut Course,
 ) -> Result<Option<StepAnswer>, RotationError> {
     let View { description, pending, current, previous, admin, .. } = view;
-    let Course { tried, version, known, listed } = course;
+    let Course { tried, version, known, listed, id } = course;
     let session = &invocation.session;
     let Some(current) = current else {
         return Err(current_unreadable(None, invocation.version_id(), session.secret));
@@ -179,7 +182,10 @@ async fn attempt(
     if !alive {
         tried.current_key_dies = None;
     }
-    let minter = Minter::new(invocation, &description, current, previous, authority, alive, policy);
+    if id.as_ref().is_none_or(|id| !id.is_among(&current.key_id)) {
+        *id = session.proven_id(&current, Some(&listing)).await?;
+    }
+    let minter = Minter::new(invocation, &description, (current, id.clone()), previous, authority, alive, policy);
     let stored = minter.mint_and_store(listing, &stale_labels, tried).await?;
     match stored {
         Stored::Ours(made) => {
@@ -242,10 +248,7 @@ async fn already_created(
         return Err(pending_is_current(invocation.session.secret, invocation.version_id()));
     }
     match invocation.session.accepts(&pending.account, pending.key(), "the pending key", &ACCEPTANCE_PAUSES).await? {
-        Acceptance::Accepted => Ok(StepAnswer {
-            key_id: pending.key_id.as_ref().map(|id| id.believed().to_string()),
-            ..invocation.answer(Outcome::AlreadyCreated)
-        }),
+        Acceptance::Accepted => Ok(invocation.answer(Outcome::AlreadyCreated)),
         Acceptance::Dead => Err(pending_dead(invocation.session.secret, invocation.version_id())),
     }
 }

@@ -72,12 +72,8 @@ impl Credential {
         };
         let labelled = version.labels.iter().find_map(|label| label.strip_prefix(KEY_ID_LABEL));
         let key_id = match document.key_id().or(labelled) {
-            // A key's value in the place of its id would be printed, and sent in a URL.
-            Some(id) => Some(
-                ClaimedKeyId::parse(id)
-                    .filter(|_| id != document.key().expose())
-                    .ok_or_else(|| invalid_key_id(role))?,
-            ),
+            Some(id) if document.key().is_told_by(id) => return Err(key_for_an_id()),
+            Some(id) => Some(ClaimedKeyId::parse(id).ok_or_else(|| invalid_key_id(role))?),
             None => None,
         };
         Ok(Self {
@@ -103,7 +99,10 @@ impl Credential {
     ) -> Result<Self, RotationError> {
         let mut credential = Self::parse(version, description, role)?;
         let Some(tag) = description.tags.get(KEY_ID_TAG) else { return Ok(credential) };
-        let tag = ClaimedKeyId::parse(tag).filter(|_| tag != credential.key().expose()).ok_or_else(|| {
+        if credential.key().is_told_by(tag) {
+            return Err(key_for_an_id());
+        }
+        let tag = ClaimedKeyId::parse(tag).ok_or_else(|| {
             RotationError::before_any_change(
                 ErrorKind::InvalidTag,
                 format!("The secret's tag {KEY_ID_TAG} is no key id: {}.", KeyId::RULE),
@@ -191,7 +190,7 @@ fn name(
     let valid = |text: Option<&str>, place: &str| match text {
         None => Ok(None),
         // The key in the place of a name would be printed where the two names differ, and sent in a URL.
-        Some(text) => Name::parse(text).filter(|name| name.as_str() != key.expose()).map(Some).ok_or_else(|| {
+        Some(text) => Name::parse(text).filter(|_| !text.contains(key.expose())).map(Some).ok_or_else(|| {
             RotationError::before_any_change(
                 ErrorKind::InvalidIdentity,
                 format!("The {what} in {place} is not a valid name: {}.", Name::RULE),
@@ -214,6 +213,25 @@ fn name(
             format!("Add the field `{field}` (or `{variable}`) to the value, or the tag {tag} to the secret."),
         )),
     }
+}
+
+/// What stands where a key belongs is a key's id, as Kosli's list shows.
+pub(super) fn id_for_a_key() -> RotationError {
+    RotationError::before_any_change(
+        ErrorKind::InvalidSecret,
+        "The secret has the id of a key where the key itself belongs: its fields are swapped.",
+        "Exchange the two: `api_key` is the key and `key_id` its id (or `KOSLI_API_TOKEN` and `KOSLI_API_KEY_ID`). Then rotate again.",
+    )
+}
+
+/// What stands where a key's id belongs is a key.
+pub(super) fn key_for_an_id() -> RotationError {
+    RotationError::before_any_change(
+        ErrorKind::InvalidSecret,
+        "The secret has a key where a key's id belongs: its fields are swapped, or somebody has put another key there.",
+        "Put the key's id in its place (`key_id`, `KOSLI_API_KEY_ID`, the tag kosli:key-id or a label of the version), then rotate \
+         again. A key in a tag or a label can be read by more people than the secret can: revoke it.",
+    )
 }
 
 fn invalid_key_id(role: &str) -> RotationError {

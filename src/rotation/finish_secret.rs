@@ -17,7 +17,6 @@ use crate::budget::Repeatable;
 use crate::config::Policy;
 use crate::error::{Change, ErrorKind, RotationError};
 use crate::event::VersionId;
-use crate::identity::ClaimedKeyId;
 use crate::kosli::{Acceptance, KeyEntry, Listing};
 use crate::metrics::count;
 use crate::secrets_manager::{CURRENT, PENDING, SecretsManagerError, Which};
@@ -146,7 +145,10 @@ async fn decide(
         facts = seen.facts;
         match next {
             Next::Promote(note) => return Ok(note),
-            Next::Stop(stop) => return Err(stopped(invocation, pending, &stop)),
+            Next::Stop(stop) => {
+                let listed = listing.as_ref().ok().and_then(|listing| listing.entry(pending.key_id.as_ref()));
+                return Err(stopped(invocation, listed.or(facts.entry.as_ref().and_then(Option::as_ref)), &stop));
+            }
             Next::Ask(Fact::Entry) => {
                 let (last, entry) = look_again(invocation, view, pending, &marks).await;
                 // A list that came later than the one at hand shows more.
@@ -200,18 +202,15 @@ async fn look_again(
             return (last, Some(entry));
         }
     }
-    let (Some(id), Ok(authority)) = (pending.key_id.as_ref().map(ClaimedKeyId::believed), authority(view, pending))
-    else {
-        return (last, None);
-    };
-    let entry = invocation.session.kosli(&authority.key).get(&pending.account, &id).await.ok().flatten();
-    (last, entry)
+    let Ok(authority) = authority(view, pending) else { return (last, None) };
+    let found = invocation.session.look_up(pending, &authority, last.as_ref()).await;
+    (last, found.ok().flatten().and_then(|(_, entry)| entry))
 }
 
 /// Why nothing is promoted, in words.
-fn stopped(invocation: &Invocation<'_>, pending: &Credential, stop: &Stop) -> RotationError {
+fn stopped(invocation: &Invocation<'_>, pending: Option<&KeyEntry>, stop: &Stop) -> RotationError {
     let (secret, version_id) = (invocation.session.secret, invocation.version_id());
-    let id = pending.key_id.as_ref().map_or_else(|| "(unknown id)".to_owned(), |id| id.believed().to_string());
+    let id = pending.map_or_else(|| "(unknown id)".to_owned(), |key| key.id.to_string());
     match stop {
         Stop::Dying(dying) => pending_key_dying(secret, version_id, &id, &dying.to_string()),
         Stop::Superseded { ends } => pending_superseded(secret, version_id, &id).current_key_dies(*ends),

@@ -40,6 +40,7 @@ use super::session::{Authority, DEATH_PAUSES};
 use crate::config::Policy;
 use crate::error::RotationError;
 use crate::event::{SecretId, VersionId};
+use crate::identity::KeyId;
 use crate::kosli::{Acceptance, KosliError, Listing, MintAnswer};
 use crate::secrets_manager::Description;
 pub(super) use mint::Minter;
@@ -70,11 +71,11 @@ const REVOKED_PAUSES: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(3), Duration::from_secs(4)];
 
 impl<'a> Minter<'a> {
-    /// Prepares the replacement of `current`; nothing is sent. `alive`: Kosli accepts its key.
+    /// Prepares the replacement of `current`, whose id is proven; nothing is sent. `alive`: Kosli accepts its key.
     pub(super) fn new(
         invocation: &'a Invocation<'a>,
         description: &'a Description,
-        current: Credential,
+        current: (Credential, Option<KeyId>),
         previous: Option<Credential>,
         authority: Authority,
         alive: bool,

@@ -68,7 +68,11 @@ pub(super) async fn seen_at_kosli(
     }
     match (acceptance?, listing) {
         // In self-rotation a dead key can do nothing, the list included: the incident, in words of its own.
-        (Acceptance::Dead, Err(_)) if authority.role == Role::Current => Err(session.dead_without_admin(current)),
+        (Acceptance::Dead, Err(_)) if authority.role == Role::Current => {
+            // Unless key and id are swapped.
+            session.proven_id(current, None).await?;
+            Err(session.dead_without_admin(current))
+        }
         (acceptance, listing) => Ok((acceptance, listing?)),
     }
 }

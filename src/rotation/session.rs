@@ -13,7 +13,7 @@ use crate::error::{ErrorKind, RotationError};
 use crate::event::SecretId;
 use crate::function::Function;
 use crate::identity::{Account, ClaimedKeyId, KeyId};
-use crate::kosli::{Acceptance, Caller, KosliError, Listing};
+use crate::kosli::{Acceptance, Caller, KeyEntry, KosliError, Listing};
 use crate::metrics::{Tally, count};
 use crate::secrets_manager::{CURRENT, Description, SecretsManagerError, Version, Which};
 
@@ -185,6 +185,51 @@ impl Session<'_> {
             }
         }
         Ok(held)
+    }
+
+    /// The id of a version's key, proven: Kosli's list shows it; or, where the list does not, Kosli refuses the text as a key. `None`:
+    /// nothing names one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidSecret`]: a key is where its id belongs. Or whether it is one cannot be told.
+    pub(super) async fn proven_id(
+        &self,
+        credential: &Credential,
+        listing: Option<&Listing>,
+    ) -> Result<Option<KeyId>, RotationError> {
+        let listed = |is: &dyn Fn(&KeyEntry) -> bool| listing?.keys.iter().find(|key| is(key));
+        if listed(&|key| key.id.as_str() == credential.key().expose()).is_some() {
+            return Err(credential::id_for_a_key());
+        }
+        let Some(claimed) = &credential.key_id else { return Ok(None) };
+        if let Some(entry) = listed(&|key| *claimed == key.id) {
+            return Ok(Some(entry.id.clone()));
+        }
+        let whose = "what stands where the key id belongs";
+        match self.accepts(&credential.account, claimed.as_key(), whose, &[]).await? {
+            Acceptance::Accepted => Err(credential::key_for_an_id()),
+            Acceptance::Dead => Ok(Some(claimed.refused_as_key())),
+        }
+    }
+
+    /// What Kosli shows of a version's key, with its id: the list's entry, or that which it shows by the id, once that is proven.
+    ///
+    /// # Errors
+    /// As [`Session::proven_id`], or Kosli does not say.
+    pub(super) async fn look_up(
+        &self,
+        credential: &Credential,
+        authority: &Authority,
+        listing: Option<&Listing>,
+    ) -> Result<Option<(KeyId, Option<KeyEntry>)>, RotationError> {
+        let Some(id) = self.proven_id(credential, listing).await? else { return Ok(None) };
+        let mut entry = listing.and_then(|listing| listing.entry(credential.key_id.as_ref())).cloned();
+        if entry.is_none() {
+            let got = self.kosli(&authority.key).get(&credential.account, &id).await;
+            let failed = |error| self.kosli_failed(&error, authority.role, &format!("looking up the key {id}"));
+            entry = got.map_err(failed)?;
+        }
+        Ok(Some((id, entry)))
     }
 
     /// Authenticates with a key.

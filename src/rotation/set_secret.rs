@@ -14,15 +14,11 @@ pub(super) async fn set_secret(invocation: &Invocation<'_>) -> Result<StepAnswer
         return Ok(invocation.answer(Outcome::AlreadyCurrent));
     }
     let Some(pending) = &view.pending else { return Err(invocation.pending_value_missing(&view.description).await) };
-    let pending = check(invocation, &view, pending).map_err(invocation.with_death(&view))?;
-    Ok(StepAnswer {
-        key_id: pending.key_id.as_ref().map(|id| id.believed().to_string()),
-        ..invocation.answer(Outcome::Checked)
-    })
+    check(invocation, &view, pending).map_err(invocation.with_death(&view))?;
+    Ok(invocation.answer(Outcome::Checked))
 }
 
-fn check(invocation: &Invocation<'_>, view: &View, pending: &Version) -> Result<Credential, RotationError> {
+fn check(invocation: &Invocation<'_>, view: &View, pending: &Version) -> Result<(), RotationError> {
     let pending = Credential::parse(pending, &view.description, PENDING)?;
-    invocation.session.permit(&pending.account)?;
-    Ok(pending)
+    invocation.session.permit(&pending.account)
 }

@@ -64,10 +64,7 @@ async fn authenticate(
     session.permit(&credential.account)?;
     let whose = format!("the key under {label}");
     match session.accepts(&credential.account, credential.key(), &whose, &ACCEPTANCE_PAUSES).await? {
-        Acceptance::Accepted => Ok(StepAnswer {
-            key_id: credential.key_id.as_ref().map(|id| id.believed().to_string()),
-            ..invocation.answer(Outcome::Tested)
-        }),
+        Acceptance::Accepted => Ok(invocation.answer(Outcome::Tested)),
         Acceptance::Dead if label == PENDING => Err(pending_dead(session.secret, invocation.version_id())),
         Acceptance::Dead => Err(current_key_dead(session.secret)),
     }
@@ -85,10 +82,9 @@ async fn test_configuration(
     let admin = session.admin_key(true).await?;
     let authority = authorized(session, description, &current, admin)?;
     let (acceptance, listing) = seen_at_kosli(session, &current, &authority, |_| ()).await?;
+    let id = session.proven_id(&current, Some(&listing)).await?;
     if acceptance == Acceptance::Dead {
         return Err(current_key_dead(session.secret));
     }
-    // An id is foreign text until the list has shown it.
-    let entry = listing.entry(current.key_id.as_ref());
-    Ok(StepAnswer { key_id: entry.map(|key| key.id.to_string()), ..invocation.answer(Outcome::TestedCurrent) })
+    Ok(StepAnswer { key_id: id.map(|id| id.to_string()), ..invocation.answer(Outcome::TestedCurrent) })
 }

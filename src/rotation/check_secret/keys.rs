@@ -9,8 +9,7 @@ use super::super::session::{Authority, DEATH_PAUSES};
 use super::{CheckName, Checkup, STUCK_AFTER};
 use crate::by_hand;
 use crate::clock::{from_epoch_seconds, rfc3339};
-use crate::error::RotationError;
-use crate::identity::{ClaimedKeyId, KeyId};
+use crate::identity::KeyId;
 use crate::kosli::{Acceptance, KeyEntry, Listing};
 
 /// A marked key that no version holds counts as orphaned once it is older than this; before, a rotation may be at work.
@@ -72,7 +71,7 @@ impl Checkup<'_> {
         authority: &Authority,
         listing: &Listing,
     ) -> Option<SystemTime> {
-        let Some(id) = &current.key_id.as_ref().map(ClaimedKeyId::believed) else {
+        if current.key_id.is_none() {
             self.not_ok(
                 CheckName::KeyId,
                 format!(
@@ -82,16 +81,17 @@ impl Checkup<'_> {
                 ),
             );
             return None;
-        };
-        match self.entry(current, id, authority, listing).await {
-            Ok(Some(entry)) => {
+        }
+        match self.session.look_up(current, authority, Some(listing)).await {
+            Ok(None) => None,
+            Ok(Some((id, Some(entry)))) => {
                 let expiry = entry.expires_at.map(from_epoch_seconds);
                 let until =
                     expiry.map_or_else(|| "never expires".to_owned(), |at| format!("expires at {}", rfc3339(at)));
                 self.passed(CheckName::KeyId, format!("The key {id} is on the account and {until}."));
                 expiry
             }
-            Ok(None) => {
+            Ok(Some((id, None))) => {
                 self.not_ok(
                     CheckName::KeyId,
                     format!(
@@ -110,20 +110,6 @@ impl Checkup<'_> {
         }
     }
 
-    async fn entry(
-        &self,
-        credential: &Credential,
-        id: &KeyId,
-        authority: &Authority,
-        listing: &Listing,
-    ) -> Result<Option<KeyEntry>, RotationError> {
-        if let Some(entry) = listing.keys.iter().find(|key| key.id == *id) {
-            return Ok(Some(entry.clone()));
-        }
-        let got = self.session.kosli(&authority.key).get(&credential.account, id).await;
-        got.map_err(|error| self.session.kosli_failed(&error, authority.role, &format!("looking up the key {id}")))
-    }
-
     /// Whether the key before the current one is dead, in its grace period, or alive too long; and whether it is still used.
     pub(super) async fn check_old_key(
         &mut self,
@@ -132,25 +118,27 @@ impl Checkup<'_> {
         authority: &Authority,
         listing: &Listing,
     ) {
-        let Some(previous) = previous.filter(|previous| !previous.key().same(current.key())) else {
+        let is_old =
+            |previous: &&Credential| previous.account == current.account && !previous.key().same(current.key());
+        let Some(previous) = previous.filter(is_old) else {
             return self.passed(CheckName::OldKey, "There is no old key.".to_owned());
         };
-        let Some(id) = &previous.key_id.as_ref().map(ClaimedKeyId::believed) else {
-            // So it is after the first rotation of a value without a field for the id.
+        if previous.key_id.is_some() && previous.key_id == current.key_id {
             return self.passed(
                 CheckName::OldKey,
-                "Nothing says which id the old key has: it ends with its grace period.".to_owned(),
-            );
-        };
-        if id.is_among(&current.key_id) {
-            return self.passed(
-                CheckName::OldKey,
-                format!("The old key shares the id {id} with the new one: it ends with its grace period."),
+                "The old key shares its id with the new one: it ends with its grace period.".to_owned(),
             );
         }
-        let entry = match self.entry(current, id, authority, listing).await {
-            Ok(Some(entry)) => entry,
+        let (id, entry) = match self.session.look_up(previous, authority, Some(listing)).await {
+            // So it is after the first rotation of a value without a field for the id.
             Ok(None) => {
+                return self.passed(
+                    CheckName::OldKey,
+                    "Nothing says which id the old key has: it ends with its grace period.".to_owned(),
+                );
+            }
+            Ok(Some((id, Some(entry)))) => (id, entry),
+            Ok(Some((id, None))) => {
                 return self.passed(CheckName::OldKey, format!("The old key {id} is not on the account any more."));
             }
             Err(error) => return self.failed(CheckName::OldKey, &error),
@@ -166,7 +154,7 @@ impl Checkup<'_> {
                     "The old key {id} is alive, though a grace period would have ended at {}: nobody ends it ({used}). Revoke it: \
                      {}.",
                     rfc3339(ends),
-                    by_hand::revoke_keys([id], &current.account, self.session.host())
+                    by_hand::revoke_keys([&id], &current.account, self.session.host())
                 ),
             );
         }

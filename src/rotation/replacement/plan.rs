@@ -262,7 +262,7 @@ impl<'a> Task<'a> {
     /// The replacement of `current`.
     pub(super) fn new(
         description: &'a Description,
-        current: Credential,
+        (current, current_id): (Credential, Option<KeyId>),
         previous: Option<Credential>,
         alive: bool,
         role: Role,
@@ -270,7 +270,6 @@ impl<'a> Task<'a> {
         take_over_after: Duration,
     ) -> Self {
         let marks = Marks::of(&description.arn, &current, previous.as_ref());
-        let current_id = current.key_id.as_ref().map(ClaimedKeyId::believed);
         Self { description, current, current_id, previous, alive, role, policy, marks, take_over_after }
     }
 
@@ -602,6 +601,7 @@ mod tests {
     #[test]
     fn what_was_tried_is_kept() {
         let id = |id: &str| KeyId::parse(id).expect("valid");
+        let claimed = |id: &str| ClaimedKeyId::parse(id).expect("valid");
         let mut tried = Tried::default();
         assert_eq!(tried.changes(), []);
         tried.unclear.push(Attempt::fresh(&[]));
@@ -612,8 +612,8 @@ mod tests {
         tried.current_key_dies = Some(now());
         assert_eq!(tried.changes(), [Change::KeyLost(id("lost")), Change::KeyIdAttached(id("cur"))]);
         tried = tried.of_another_version();
-        assert_eq!((tried.without_a_value(), tried.rotated_at(&(&id("cur")).into())), (2, Some((&id("cur"), now()))));
-        assert_eq!(tried.rotated_at(&(&id("lost")).into()), None);
+        assert_eq!((tried.without_a_value(), tried.rotated_at(&claimed("cur"))), (2, Some((&id("cur"), now()))));
+        assert_eq!(tried.rotated_at(&claimed("lost")), None);
         assert!(tried.lost.is_empty() && tried.unclear.is_empty() && tried.current_key_dies.is_none());
         assert_eq!(tried.changes(), [Change::MaybeMinted]);
         tried.not_stored = Some(id("own"));
@@ -752,9 +752,10 @@ mod tests {
             let mut case = Self { words, description, look: Look::at(listing), tried: Tried::default() };
             for word in known.split_whitespace() {
                 let (what, ids) = word.split_once('=').unwrap_or((word, ""));
+                let held = ids.split(',').filter_map(ClaimedKeyId::parse);
                 let ids = ids.split(',').filter_map(KeyId::parse);
                 match what {
-                    "held" => case.look.held = Some(ids.map(|id| ClaimedKeyId::from(&id)).collect()),
+                    "held" => case.look.held = Some(held.collect()),
                     "gone" => case.look.unlisted = Some(false),
                     "odd" => case.look.listing.odd = 1,
                     "there" => case.look.unlisted = Some(true),
@@ -798,11 +799,12 @@ mod tests {
             };
             let id = (!says("no-id")).then_some("cur");
             let current = credential("second", "ci", "current-key", id, 3_600, CURRENT);
+            let current_id = id.and_then(KeyId::parse);
             let role = if says("self") { Role::Current } else { Role::Admin };
             let policy =
                 Policy { grace_period_hours: 24, revoke_old_key: RevokeOldKey::AfterGracePeriod, key_ttl_days: 365 };
             assert!(says("works") != says("dead"));
-            Task::new(&self.description, current, previous, says("works"), role, policy, TAKE_OVER_AFTER)
+            Task::new(&self.description, (current, current_id), previous, says("works"), role, policy, TAKE_OVER_AFTER)
         }
     }
 

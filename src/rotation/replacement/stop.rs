@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use reqwest::Url;
 
+use crate::api_key::repeatable;
 use crate::by_hand;
 use crate::clock::rfc3339;
 use crate::error::{Change, ErrorKind, RotationError};
@@ -51,7 +52,9 @@ fn key_id_unknown(secret: &SecretId, current: &Credential, alive: bool, candidat
         .map(|key| {
             let used =
                 key.last_used_at.map_or_else(|| "never used".to_owned(), |at| format!("last used {}", rfc3339(at)));
-            let description: String = key.description.chars().take(60).flat_map(char::escape_default).collect();
+            // Somebody may have put a key there; this one's or another's.
+            let description = repeatable(&key.description, current.key());
+            let description: String = description.chars().take(60).flat_map(char::escape_default).collect();
             format!("{} (\"{description}\", created {}, {used})", key.id, rfc3339(key.created_at))
         })
         .collect();

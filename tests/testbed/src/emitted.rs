@@ -6,8 +6,8 @@ use std::cell::RefCell;
 use std::io::Write;
 use std::sync::Once;
 
-use emulator::Emulator;
 use emulator::kosli::Key;
+use emulator::{Call, Emulator, Service};
 use kosli_key_rotation::log;
 
 use crate::canary::Canaries;
@@ -74,19 +74,25 @@ pub(crate) fn keep_what_is_emitted() {
 }
 
 /// Looks for every key value that there ever was, and for every rotation token, in all that was emitted since the last search
-/// (promise I5).
+/// and in the paths of the requests to Kosli (promise I5).
 pub(crate) fn search_what_was_emitted(emulator: &Emulator) {
     let keys: Vec<Key> = emulator.with_kosli(|kosli| kosli.keys().cloned().collect());
     let mut secrets: Vec<String> = emulator.with_secrets_manager(|service| {
         let versions = service.secrets().flat_map(|secret| secret.versions.iter());
         versions.filter_map(|version| key_in(version.text()?)).collect()
     });
-    // An id may be said, also where a value begins with it.
-    secrets.retain(|secret| keys.iter().all(|key| key.value != *secret));
+    // An id may be said, also where a value begins with it, or where it stands in the place of one.
+    secrets.retain(|secret| keys.iter().all(|key| key.value != *secret && key.id != *secret));
     secrets.extend(keys.iter().map(|key| key.secret_part().to_owned()));
+    // Whoever keeps the logs of a proxy or of Kosli reads the paths.
+    let calls = emulator.calls().into_iter().filter(|call| call.service == Service::Kosli);
+    let paths: Vec<String> = calls.map(|call| path(&call).to_owned()).collect();
     let found = EMITTED.with_borrow_mut(|emitted| {
         let emitted = emitted.as_mut()?;
         emitted.canaries.add(secrets.iter().chain(&emitted.rotation_tokens).map(String::as_str));
+        for path in &paths {
+            writeln!(emitted.text, "{path}").unwrap();
+        }
         let found = emitted.canaries.find(&emitted.text);
         emitted.text.clear();
         emitted.rotation_tokens.clear();
@@ -96,6 +102,11 @@ pub(crate) fn search_what_was_emitted(emulator: &Emulator) {
     let what = format!("I5: a key or a rotation token got out: {found}");
     // The test fails anyway; maybe it is the panic that shows a key, or the test's own assertion.
     if std::thread::panicking() { eprintln!("{what}") } else { panic!("{what}") }
+}
+
+/// The path of a request to Kosli, without what was in its body.
+pub(crate) fn path(call: &Call) -> &str {
+    call.detail.split(' ').next().unwrap_or_default()
 }
 
 /// From now on this rotation token must not be in what is emitted.

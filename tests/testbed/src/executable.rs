@@ -9,11 +9,12 @@ use emulator::process::FunctionProcess;
 use emulator::rotation::{Event, Retries, STEPS, rotate, step_event};
 use emulator::runtime_api::{Function, Outcome};
 use emulator::secrets_manager::{RotationRequest, SecretValue};
-use emulator::{Call, Clock, Emulator};
+use emulator::{Call, Clock, Emulator, Service};
 use reqwest::header::AUTHORIZATION;
 use serde_json::{Value, json};
 
 use crate::canary::Canaries;
+use crate::emitted::path;
 use crate::values::{ADMIN_SECRET, ORG, SECRET};
 
 /// The service account of the admin key.
@@ -219,6 +220,8 @@ impl Executable {
         self.process.stop().await;
         let mut said = self.answers();
         said.extend(self.process.output());
+        let calls = self.calls().into_iter().filter(|call| call.service == Service::Kosli);
+        said.extend(calls.map(|call| path(&call).to_owned()));
         assert_eq!(self.find_secret(&said.join("\n"), []), None, "a key or a rotation token got out");
     }
 

@@ -1,0 +1,255 @@
+//! A key's value where something else belongs, in every place that a person can write to: it gets out nowhere (promise I5). The log is
+//! kept at its most verbose, and each world is searched, with the paths of its requests, when the next one begins.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail at any line")]
+
+use emulator::rotation::{STEPS, step_event};
+use emulator::runtime_api::FunctionError;
+use serde_json::{Value, json};
+use testbed::{ACCOUNT, ADMIN_SECRET, DAY, DESCRIPTION, ORG, Setting, Shape, Testbed, World, second, token};
+
+/// Where the key stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    IdField,
+    IdFieldOfEnvironment,
+    /// The key's id stands where the key belongs.
+    Swapped,
+    SwappedWithTag,
+    IdTag,
+    IdTagBesideField,
+    IdLabel,
+    OrgField,
+    OrgTag,
+    AccountField,
+    AccountTag,
+    OtherField,
+    FieldName,
+    Description,
+    IdFieldOfAdminSecret,
+    SwappedAdminSecret,
+}
+
+use Place::{
+    AccountField, AccountTag, Description, FieldName, IdField, IdFieldOfAdminSecret, IdFieldOfEnvironment, IdLabel,
+    IdTag, IdTagBesideField, OrgField, OrgTag, OtherField, Swapped, SwappedAdminSecret, SwappedWithTag,
+};
+
+const PLACES: [Place; 16] = [
+    IdField,
+    IdFieldOfEnvironment,
+    Swapped,
+    SwappedWithTag,
+    IdTag,
+    IdTagBesideField,
+    IdLabel,
+    OrgField,
+    OrgTag,
+    AccountField,
+    AccountTag,
+    OtherField,
+    FieldName,
+    Description,
+    IdFieldOfAdminSecret,
+    SwappedAdminSecret,
+];
+
+/// Whose value it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    /// The one that the secret itself holds.
+    Own,
+    /// Another's of the account.
+    Other,
+    /// The admin's.
+    Admin,
+    /// One of another organization, which Kosli accepts there.
+    Elsewhere,
+}
+
+fn misplaced(world: &World, whose: Whose) -> String {
+    match whose {
+        Whose::Own => world.kosli_key(&world.first_key).value,
+        Whose::Other => world.kosli_key(&world.strangers[1]).value,
+        Whose::Admin => admin(world).1,
+        Whose::Elsewhere => {
+            let now = world.emulator.clock().now();
+            world.emulator.with_kosli(|kosli| {
+                kosli.add_account("elsewhere", "robot", emulator::kosli::Role::Admin);
+                kosli.add_key("elsewhere", "robot", DESCRIPTION, now - DAY, Some(now + DAY)).1
+            })
+        }
+    }
+}
+
+/// The admin key's id and value.
+fn admin(world: &World) -> (String, String) {
+    world.emulator.with_kosli(|kosli| {
+        let key = kosli.keys().find(|key| key.account == "platform").unwrap();
+        (key.id.clone(), key.value.clone())
+    })
+}
+
+impl Place {
+    fn shape(self) -> Shape {
+        match self {
+            IdTag | IdLabel | OrgTag | AccountTag | SwappedWithTag => Shape::Plain,
+            IdFieldOfEnvironment => Shape::Environment,
+            _ => Shape::ApiKey,
+        }
+    }
+
+    /// Such a value of the key with this id, with the key that is misplaced in it.
+    fn value(self, id: &str, key: &str, misplaced: &str) -> String {
+        let whole = |change: &dyn Fn(&mut Value)| {
+            let mut value = serde_json::from_str(&self.shape().value(id, key)).unwrap();
+            change(&mut value);
+            value.to_string()
+        };
+        match self {
+            IdField => whole(&|value| value["key_id"] = misplaced.into()),
+            IdFieldOfEnvironment => whole(&|value| value["KOSLI_API_KEY_ID"] = misplaced.into()),
+            Swapped => whole(&|value| {
+                value["api_key"] = id.into();
+                value["key_id"] = misplaced.into();
+            }),
+            SwappedWithTag => id.to_owned(),
+            OrgField => whole(&|value| value["org"] = misplaced.into()),
+            AccountField => whole(&|value| value["service_account"] = misplaced.into()),
+            OtherField => whole(&|value| value["note"] = misplaced.into()),
+            // Which key it is has to be found out: the candidates are listed with their descriptions.
+            Description => whole(&|value| value["key_id"] = Value::Null),
+            FieldName => whole(&|value| value[misplaced] = "a note".into()),
+            _ => self.shape().value(id, key),
+        }
+    }
+
+    /// Writes it.
+    fn write(self, world: &World, misplaced: &str) {
+        let tag = |name: &str| world.tag(name, misplaced);
+        match self {
+            IdTag | IdTagBesideField | SwappedWithTag => tag("kosli:key-id"),
+            OrgTag => tag("kosli:org"),
+            AccountTag => tag("kosli:service-account"),
+            IdLabel => label(world, misplaced, &token("hand", 0)),
+            Description => {
+                let now = world.emulator.clock().now();
+                let add = |description: &str| {
+                    world
+                        .emulator
+                        .with_kosli(|kosli| kosli.add_key(ORG, ACCOUNT, description, now - DAY, Some(now + DAY)))
+                };
+                add(misplaced);
+                add(&format!("token={misplaced};"));
+            }
+            IdFieldOfAdminSecret | SwappedAdminSecret => {
+                let (id, key) = admin(world);
+                let (key, id) = if self == SwappedAdminSecret { (id, key) } else { (key, misplaced.to_owned()) };
+                let value = json!({"api_key": key, "key_id": id, "org": ORG, "service_account": "platform"});
+                world
+                    .aws("PutSecretValue", json!({"SecretId": ADMIN_SECRET, "SecretString": value.to_string(), "ClientRequestToken": token("admin", 1)}))
+                    .unwrap();
+            }
+            _ => {}
+        }
+    }
+}
+
+fn label(world: &World, id: &str, version: &str) {
+    let label = format!("kosli-key-id:{id}");
+    world
+        .aws(
+            "UpdateSecretVersionStage",
+            json!({"SecretId": world.arn, "VersionStage": label, "MoveToVersionId": version}),
+        )
+        .unwrap();
+}
+
+fn put_pending(world: &World, value: &str) {
+    let body = json!({"SecretId": world.arn, "SecretString": value, "ClientRequestToken": second(),
+                      "VersionStages": ["AWSPENDING"]});
+    world.aws("PutSecretValue", body).unwrap();
+}
+
+/// A world in which the version under `AWSCURRENT` has such a mistake in it.
+fn begin(testbed: &Testbed, place: Place, whose: Whose, admin: bool) -> (World, String) {
+    let world = testbed.world(&Setting {
+        shape: place.shape(),
+        admin,
+        revoke_immediately: true,
+        name: format!("{place:?} {whose:?}"),
+        ..Setting::default()
+    });
+    let misplaced = misplaced(&world, whose);
+    let key = world.kosli_key(&world.first_key).value;
+    world.put(&place.value(&world.first_key, &key, &misplaced), &token("hand", 0));
+    // Beside a version with the same key, or one that works, the tag would be out of date.
+    let body = json!({"SecretId": world.arn, "VersionStage": "AWSPREVIOUS", "RemoveFromVersionId": token("first", 0)});
+    world.aws("UpdateSecretVersionStage", body).unwrap();
+    place.write(&world, &misplaced);
+    (world, misplaced)
+}
+
+async fn check(world: &World) {
+    for event in [json!({"Step": "checkSecret", "SecretId": world.arn}), json!({"Step": "checkSecret"})] {
+        let _ = world.invoke(0, &event).await;
+    }
+}
+
+/// With an admin key or without. The old key is revoked at once: that is what does the most.
+const MODES: [bool; 2] = [true, false];
+
+/// Every place, every step and the report, with an admin key and without, whosever key it is. The mistake is in the version under
+/// `AWSCURRENT`, and in one that somebody puts under `AWSPENDING`.
+#[test]
+fn it_gets_out_of_no_step_and_of_no_report() {
+    Testbed::run(async |testbed| {
+        for place in PLACES {
+            for whose in [Whose::Own, Whose::Other, Whose::Admin, Whose::Elsewhere] {
+                for admin in MODES {
+                    let (world, misplaced) = begin(testbed, place, whose, admin);
+                    check(&world).await;
+                    let rotation = world.begin_rotation(&second()).unwrap();
+                    let _ = world.step(&rotation, "createSecret").await;
+                    if world.value("AWSPENDING").is_none() {
+                        let now = world.emulator.clock().now();
+                        let (id, key) = world
+                            .emulator
+                            .with_kosli(|kosli| kosli.add_key(ORG, ACCOUNT, DESCRIPTION, now, Some(now + DAY)));
+                        put_pending(&world, &place.value(&id, &key, &misplaced));
+                    }
+                    for step in STEPS {
+                        let _ = world.invoke(0, &step_event(&rotation, step)).await;
+                        check(&world).await;
+                    }
+                    let _ = world.step(&rotation, "finishSecret").await;
+                }
+            }
+        }
+    });
+}
+
+/// The mistake is found before anything is minted, and the error says which it is.
+#[test]
+fn the_mistake_is_named() {
+    Testbed::run(async |testbed| {
+        for whose in [Whose::Own, Whose::Other, Whose::Admin] {
+            for place in [IdField, IdFieldOfEnvironment, Swapped, SwappedWithTag, IdTag, IdLabel] {
+                for admin in MODES {
+                    let (world, _) = begin(testbed, place, whose, admin);
+                    let minted = world.minted().len();
+                    let rotation = world.begin_rotation(&second()).unwrap();
+                    let FunctionError { error_type, error_message } =
+                        world.step(&rotation, "createSecret").await.unwrap_err();
+                    let what = format!("{place:?} {whose:?} admin={admin}: {error_type}: {error_message}");
+                    assert_eq!(error_type, "InvalidSecret", "{what}");
+                    assert!(
+                        error_message.contains("swapped") && error_message.contains("Nothing was changed."),
+                        "{what}"
+                    );
+                    assert_eq!(world.minted().len(), minted, "{what}");
+                }
+            }
+        }
+    });
+}
