@@ -1,9 +1,11 @@
 //! `createSecret`: mint the new key and store it, once.
 
+use std::time::SystemTime;
+
 use tracing::info;
 
 use super::credential::{Credential, KEY_ID_LABEL};
-use super::failures::{current_unreadable, pending_dead, pending_is_current, pending_key_dying};
+use super::failures::{current_unreadable, pending_dead, pending_is_current, pending_key_dying, promoted_key_dying};
 use super::invocation::{Invocation, Needs, Outcome, StepAnswer, View};
 use super::marks::Marks;
 use super::replacement::{Known, Minter, Stored, Tried};
@@ -31,22 +33,16 @@ pub(super) async fn create_secret(invocation: &Invocation<'_>) -> Result<StepAns
     if matches!(view.standing, Standing::Current { .. }) {
         return Ok(invocation.answer(Outcome::AlreadyCurrent));
     }
-    if !view.description.rotation_enabled {
-        return Err(RotationError::before_any_change(
-            ErrorKind::RotationNotEnabled,
-            "Rotation is not switched on for this secret.",
-            format!(
-                "Switch it on with {}.",
-                by_hand::switch_on(invocation.session.secret, invocation.session.function_arn)
-            ),
-        ));
-    }
     let (with_death, description) = (invocation.with_death(&view), view.description.clone());
     let mut course = Course::default();
     let outcome = create(invocation, view, &mut course).await;
     let Err(error) = outcome else { return outcome };
-    let error = error.current_key_dies(course.tried.current_key_dies).once_changed(course.tried.changes());
-    let error = with_death(error);
+    let error = error.once_changed(course.tried.changes());
+    // Where the labels say that this rotation is over, it has been said already until when the key works that is current by now.
+    if is_over(error.kind()) {
+        return Err(error);
+    }
+    let error = with_death(error.current_key_dies(course.tried.current_key_dies));
     // Before anything was listed: an execution before this one may have minted the current key's successor.
     let asked = course.listed || error.names_death() || error.kind() == ErrorKind::SecretsManagerUnavailable;
     Err(if asked { error } else { invocation.naming_death(error, &description).await })
@@ -59,8 +55,8 @@ const MOST_VIEWS: usize = 4;
 #[derive(Default)]
 struct Course {
     tried: Tried,
-    /// The version that was to be replaced.
-    version: Option<VersionId>,
+    /// The key that was to be replaced.
+    replaced: Option<ApiKey>,
     known: Option<Known>,
     /// Whether the account's keys were asked for.
     listed: bool,
@@ -87,6 +83,16 @@ fn is_same(one: &Seen, other: &Seen) -> bool {
 /// Looks, mints and stores, and looks at everything anew before every further mint, and before it puts the blame on anybody: another
 /// execution may have gone on meanwhile.
 async fn create(invocation: &Invocation<'_>, mut view: View, course: &mut Course) -> Result<StepAnswer, RotationError> {
+    if !view.description.rotation_enabled {
+        return Err(RotationError::before_any_change(
+            ErrorKind::RotationNotEnabled,
+            "Rotation is not switched on for this secret.",
+            format!(
+                "Switch it on with {}.",
+                by_hand::switch_on(invocation.session.secret, invocation.session.function_arn)
+            ),
+        ));
+    }
     let mut views = 1;
     loop {
         let before = seen(&view);
@@ -108,9 +114,25 @@ async fn create(invocation: &Invocation<'_>, mut view: View, course: &mut Course
             }
         }
         if matches!(view.standing, Standing::Current { .. }) {
-            return Ok(invocation.answer(Outcome::AlreadyCurrent));
+            let promoted =
+                view.pending.and_then(|version| Credential::parse(&version, &view.description, CURRENT).ok());
+            let rotated = promoted
+                .and_then(|promoted| promoted.key_id)
+                .and_then(|id| course.tried.rotated_at(&id).map(|(_, dies)| dies));
+            return match rotated {
+                Some(dies) => Err(promoted_key_dying(invocation.session.secret, &rotated_here(dies))),
+                None => Ok(invocation.answer(Outcome::AlreadyCurrent)),
+            };
         }
     }
+}
+
+/// Why a key of another execution's is dying.
+fn rotated_here(dies: SystemTime) -> String {
+    format!(
+        "it ends at about {}, for this execution has rotated it, which took it for lost before another one stored it",
+        rfc3339(dies)
+    )
 }
 
 /// Whether what went wrong may be nobody's fault: the labels or the admin key were others when they were read.
@@ -140,7 +162,7 @@ async fn attempt(
     course: &mut Course,
 ) -> Result<Option<StepAnswer>, RotationError> {
     let View { description, pending, current, previous, admin, .. } = view;
-    let Course { tried, version, known, listed, id } = course;
+    let Course { tried, replaced, known, listed, id } = course;
     let session = &invocation.session;
     let Some(current) = current else {
         return Err(current_unreadable(None, invocation.version_id(), session.secret));
@@ -163,9 +185,11 @@ async fn attempt(
     {
         current.key_id = None;
     }
-    if version.replace(current.version.clone()).is_some_and(|before| before != current.version) {
-        (*tried, *known) = (std::mem::take(tried).of_another_version(), None);
+    // Where somebody has edited a field, the key is the same, and so is all that is known of it.
+    if replaced.replace(current.key().clone()).is_some_and(|before| !before.same(current.key())) {
+        (*tried, *known) = (std::mem::take(tried).of_another_key(), None);
     }
+    tried.note_death(current.key_id.as_ref().and_then(|id| tried.rotated_at(id)).map(|(_, dies)| dies));
     *listed = true;
     let marks = Marks::of(&description.arn, &current, previous.as_ref());
     let death = |listing: &Listing| marks.death(&listing.keys, current.key_id.as_ref(), policy.grace());
@@ -238,11 +262,8 @@ async fn already_created(
     let pending = Credential::parse(pending, description, PENDING)?;
     pending.same_account_as(current, [PENDING, CURRENT])?;
     if let Some((id, dies)) = pending.key_id.as_ref().and_then(|id| tried.rotated_at(id)) {
-        let how = format!(
-            "it ends at about {}, for this execution has rotated it, which took it for lost before another one stored it",
-            rfc3339(dies)
-        );
-        return Err(pending_key_dying(invocation.session.secret, invocation.version_id(), id.as_str(), &how));
+        let (secret, version_id) = (invocation.session.secret, invocation.version_id());
+        return Err(pending_key_dying(secret, version_id, id.as_str(), &rotated_here(dies)));
     }
     if pending.key().same(current.key()) {
         return Err(pending_is_current(invocation.session.secret, invocation.version_id()));

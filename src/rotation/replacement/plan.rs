@@ -65,7 +65,7 @@ pub(in crate::rotation) struct Tried {
     pub(super) not_stored: Option<KeyId>,
     /// The id that the current version has got a label for.
     pub(super) labelled: Option<KeyId>,
-    /// How many mints have ended without a value before another version became current.
+    /// How many mints have ended without a value before another key became current.
     pub(super) before: usize,
     /// How many refusals in a row were waited out.
     pub(super) waited: usize,
@@ -333,9 +333,9 @@ impl Tried {
         self.before + self.unclear.len() + self.lost.len()
     }
 
-    /// Another version has become current: what was found out of the one before says nothing of it. What was rotated stays rotated.
+    /// Another key has become current: what was found out of the one before says nothing of it. What was rotated stays rotated.
     #[must_use]
-    pub(in crate::rotation) fn of_another_version(self) -> Self {
+    pub(in crate::rotation) fn of_another_key(self) -> Self {
         let before = self.without_a_value();
         Self { before, rotated: self.rotated, replaced: self.replaced, ..Self::default() }
     }
@@ -597,7 +597,7 @@ mod tests {
         }
     }
 
-    /// What is kept when another version has become current, and what is said of a failure after it.
+    /// What is kept when another key has become current, and what is said of a failure after it.
     #[test]
     fn what_was_tried_is_kept() {
         let id = |id: &str| KeyId::parse(id).expect("valid");
@@ -611,7 +611,7 @@ mod tests {
         tried.rotated.push((id("cur"), now()));
         tried.current_key_dies = Some(now());
         assert_eq!(tried.changes(), [Change::KeyLost(id("lost")), Change::KeyIdAttached(id("cur"))]);
-        tried = tried.of_another_version();
+        tried = tried.of_another_key();
         assert_eq!((tried.without_a_value(), tried.rotated_at(&claimed("cur"))), (2, Some((&id("cur"), now()))));
         assert_eq!(tried.rotated_at(&claimed("lost")), None);
         assert!(tried.lost.is_empty() && tried.unclear.is_empty() && tried.current_key_dies.is_none());

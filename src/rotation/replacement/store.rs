@@ -156,14 +156,16 @@ impl Minter<'_> {
     }
 
     /// Revokes keys of this replacement that nobody needs any more, but those that a labelled version holds by now: the labels are read
-    /// anew. One that cannot be revoked stops no other; the sweep does what was not done here.
+    /// anew before each. One that cannot be revoked stops no other; the sweep does what was not done here.
     async fn revoke_superfluous(&self, ids: &[KeyId]) -> Result<Vec<KeyId>, RotationError> {
         let (session, current) = (&self.invocation.session, &self.task.current);
-        let description = session.function.secrets_manager.describe(&session.budget, session.secret).await;
-        let description = description.map_err(|error| session.aws_failed(&error))?;
-        let held = session.held_key_ids(&description, &[current]).await?;
         let (mut revoked, mut failed) = (Vec::new(), None);
-        for id in ids.iter().filter(|id| !id.is_among(&held)) {
+        for id in ids {
+            let description = session.function.secrets_manager.describe(&session.budget, session.secret).await;
+            let description = description.map_err(|error| session.aws_failed(&error))?;
+            if id.is_among(&session.held_key_ids(&description, &[current]).await?) {
+                continue;
+            }
             match session.revoke(&current.account, id, &self.authority).await {
                 Ok(_) => {
                     info!(key_id = %id, "revoked a key that nobody holds");

@@ -1,6 +1,7 @@
 //! Who puts calls into an order: a test that holds them, and somebody else who is faster.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use emulator::{BoxFuture, Call, Emulator};
 
@@ -13,9 +14,11 @@ pub trait Gate: Send + Sync {
 /// What somebody else does.
 pub(crate) type Act = Box<dyn FnOnce(&Emulator) + Send>;
 
-/// Somebody else is faster: something happens once, right before a call of this operation.
+/// Somebody else is faster: something happens once, right before a call of this operation: the first, or a later one.
 pub(crate) struct Meanwhile {
     pub(crate) operation: &'static str,
+    /// How many calls of it still pass before.
+    pub(crate) passing: AtomicUsize,
     pub(crate) emulator: Emulator,
     pub(crate) act: Mutex<Option<Act>>,
 }
@@ -24,6 +27,10 @@ impl Gate for Meanwhile {
     fn pass<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             if call.operation != self.operation {
+                return;
+            }
+            let passes = |left: usize| left.checked_sub(1);
+            if self.passing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, passes).is_ok() {
                 return;
             }
             let act = self.act.lock().unwrap().take();

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -160,9 +161,15 @@ impl World {
 
     /// Lets something happen once, right before a call of this operation reaches its service.
     pub fn meanwhile(&self, operation: &'static str, act: impl FnOnce(&Emulator) + Send + 'static) {
+        self.before_call(operation, 1, act);
+    }
+
+    /// The same, right before the call of this operation that has this number, counted from now on.
+    pub fn before_call(&self, operation: &'static str, number: usize, act: impl FnOnce(&Emulator) + Send + 'static) {
         let act: Act = Box::new(act);
         self.set_gate(Some(Arc::new(Meanwhile {
             operation,
+            passing: AtomicUsize::new(number - 1),
             emulator: self.emulator.clone(),
             act: Mutex::new(Some(act)),
         })));
