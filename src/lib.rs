@@ -53,6 +53,7 @@
 //! | [`marker`] | how a lost key is recognized, and the odds: pure |
 //! | [`event`], [`config`], [`error`] | the edges: what comes in, what is set, what is said when it fails |
 //! | `config/aws.rs`, `config/network.rs`, `config/unknown.rs` | of the environment: what libraries would read by themselves, and names that nobody knows |
+//! | [`schedule`] | how far apart the dates of a rotation schedule are: pure |
 //! | `http_client/authorities.rs` | the file of further authorities, or what was saved in its place |
 //! | [`by_hand`] | the command lines that a person is told to type: complete, and pure |
 //! | [`secrets_manager`], [`kosli`] | the two services over the wire: domain types in and out, refused or unclear |
@@ -151,6 +152,7 @@ pub mod log;
 pub mod marker;
 pub mod metrics;
 pub mod rotation;
+pub mod schedule;
 pub mod secrets_manager;
 pub mod staging;
 mod words;

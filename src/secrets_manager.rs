@@ -21,6 +21,7 @@ use crate::budget::{Budget, Repeatable, TimedOut};
 use crate::config::Aws;
 use crate::event::{SecretId, VersionId};
 use crate::http_client::SdkHttpClient;
+use crate::schedule::Interval;
 
 /// The time-out of every call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -66,8 +67,8 @@ pub struct Description {
     pub last_changed: Option<SystemTime>,
     /// When the next rotation is due.
     pub next_rotation: Option<SystemTime>,
-    /// The time between two rotations, where the schedule says it as a rate.
-    pub rotation_interval: Option<Duration>,
+    /// The time between two rotations, where the schedule can be read.
+    pub rotation_interval: Option<Interval>,
     /// The tags; one that is empty is none.
     pub tags: BTreeMap<String, String>,
     /// The versions that carry labels, with their labels.
@@ -165,7 +166,7 @@ impl SecretsManager {
             rotated_before: answer.last_rotated_date.is_some(),
             last_changed: answer.last_changed_date.and_then(time),
             next_rotation: answer.next_rotation_date.and_then(time),
-            rotation_interval: answer.rotation_rules.as_ref().and_then(interval),
+            rotation_interval: answer.rotation_rules.as_ref().and_then(|rules| interval(rules, budget.now())),
             tags: answer
                 .tags
                 .unwrap_or_default()
@@ -435,20 +436,12 @@ fn unqualified(arn: &str) -> &str {
     arn.match_indices(':').nth(6).map_or(arn, |(end, _)| arn.get(..end).unwrap_or(arn))
 }
 
-/// The time between two rotations; `None` where the schedule is a `cron` expression.
-fn interval(rules: &RotationRulesType) -> Option<Duration> {
-    const DAY: u64 = 86_400;
-    if let Some(days) = rules.automatically_after_days {
-        return Some(Duration::from_secs(u64::try_from(days).ok()?.checked_mul(DAY)?));
+/// The time between two rotations, from now on; `None`: the rules cannot be read.
+fn interval(rules: &RotationRulesType, now: SystemTime) -> Option<Interval> {
+    match rules.automatically_after_days {
+        Some(days) => Interval::days(u64::try_from(days).ok()?),
+        None => Interval::of(rules.schedule_expression.as_deref()?, now),
     }
-    let rate = rules.schedule_expression.as_deref()?.strip_prefix("rate(")?.strip_suffix(')')?;
-    let (number, unit) = rate.trim().split_once(' ')?;
-    let unit = match unit.trim() {
-        "hour" | "hours" => 3_600,
-        "day" | "days" => DAY,
-        _ => return None,
-    };
-    Some(Duration::from_secs(number.parse::<u64>().ok()?.checked_mul(unit)?))
 }
 
 /// A point in time as the SDK gives it.

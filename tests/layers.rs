@@ -9,7 +9,7 @@ use std::path::Path;
 const FUNCTION: &[&[&str]] = &[
     &["api_key", "clock", "log", "words"],
     &["identity"],
-    &["budget", "document", "error", "metrics"],
+    &["budget", "document", "error", "metrics", "schedule"],
     &["event", "kosli/answer"],
     &["config"],
     &["http_client"],
