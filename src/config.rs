@@ -13,7 +13,7 @@ use reqwest::Url;
 
 pub use self::aws::Aws;
 pub use self::network::{Network, Proxy};
-pub use self::unknown::unknown_variables;
+pub use self::unknown::{unknown_tags, unknown_variables};
 use crate::error::{ErrorKind, RotationError};
 use crate::event::SecretId;
 use crate::identity::Permitted;

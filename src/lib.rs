@@ -44,7 +44,7 @@
 //! | `rotation/promotion.rs` | whether the pending version is promoted, from what was seen: pure |
 //! | `rotation/clean_up.rs` | what follows the promotion: the sweep, the revocation of the old key |
 //! | `rotation/check_secret.rs` | `checkSecret`: a report that changes nothing |
-//! | `rotation/check_secret/keys.rs`, `rotation/check_secret/schedule.rs` | of the report: what it says about keys, and about dates |
+//! | `rotation/check_secret/keys.rs`, `rotation/check_secret/schedule.rs`, `rotation/check_secret/fleet.rs` | of the report: what it says about keys, about dates, and about all secrets together |
 //! | `rotation/credential.rs` | a version's value with whom it belongs to: value, labels and tags together |
 //! | [`staging`] | where the event's version stands, from the labels: pure |
 //! | [`document`] | the three shapes of a value, edited in place: pure |

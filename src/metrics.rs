@@ -16,8 +16,9 @@
 //! | `MarkerChanged` | Count | none | new keys whose expiry Kosli changed |
 //! | `OldKeyAlive` | Count | none | old keys that are not proven dead after their revocation |
 //! | `EditOverwritten` | Count | none | promotions over a field that somebody edited meanwhile |
-//! | `CheckUnhealthy` | Count | none | unhealthy secrets in a `checkSecret` report |
-//! | `DaysToCurrentKeyExpiry` | None | none | the shortest, over the secrets of a report |
+//! | `SecretsChecked` | Count | none | secrets in a `checkSecret` report on all of them: where it does not come, nobody looks |
+//! | `CheckUnhealthy` | Count | none | of those, the unhealthy ones, and those that no time was left for |
+//! | `DaysToCurrentKeyExpiry` | None | none | until the first of their current keys dies, of its expiry or of a rotation |
 //! | `DaysToAdminKeyExpiry` | None | none | the same for the admin key |
 //!
 //! Source: <https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html>
@@ -107,10 +108,18 @@ impl Metrics {
         (self.write)(&line.finish(now));
     }
 
-    /// Writes the metrics of a `checkSecret` report over one or more secrets.
-    pub(crate) fn check(&self, now: SystemTime, unhealthy: usize, days: Option<f64>, admin_days: Option<f64>) {
+    /// Writes the metrics of a `checkSecret` report on all secrets.
+    pub(crate) fn check(
+        &self,
+        now: SystemTime,
+        checked: usize,
+        unhealthy: usize,
+        days: Option<f64>,
+        admin_days: Option<f64>,
+    ) {
         let mut line = Line::new(self);
-        let mut names = vec!["CheckUnhealthy"];
+        let mut names = vec!["SecretsChecked", "CheckUnhealthy"];
+        line.metric("SecretsChecked", "Count", checked.into());
         line.metric("CheckUnhealthy", "Count", unhealthy.into());
         for (name, days) in [("DaysToCurrentKeyExpiry", days), ("DaysToAdminKeyExpiry", admin_days)] {
             if let Some(days) = days {

@@ -24,11 +24,12 @@ use serde::Serialize;
 use serde_json::Value;
 use tracing::{Instrument, error, error_span, info, warn};
 
-use crate::budget::Budget;
+use crate::budget::{Budget, Repeatable};
 use crate::error::{ErrorKind, RotationError};
 use crate::event::{Event, RotationEvent, SecretId, Step};
 use crate::function::{Function, LambdaContext};
 use crate::metrics::Tally;
+use crate::secrets_manager::SecretsManagerError;
 pub use check_secret::{Check, CheckName, Report};
 pub use create_secret::check_room;
 use invocation::{Invocation, StepAnswer};
@@ -68,12 +69,9 @@ impl Function {
         let budget = Budget::new(Arc::clone(&self.clock), context.deadline);
         let answer = match event {
             Ok(Event::Rotation(event)) => self.step(&event, context, budget).await.and_then(|answer| json(&answer)),
-            Ok(Event::Check { secret_id: Some(secret) }) => {
-                let report = self.check(&secret, context, budget).await;
-                self.count_reports(std::slice::from_ref(&report));
-                json(&report)
-            }
+            Ok(Event::Check { secret_id: Some(secret) }) => json(&self.check(&secret, context, budget).await),
             Ok(Event::Check { secret_id: None }) => self.check_all(context, budget).await.and_then(|reports| {
+                // The stack's alarms read these metrics as those of all secrets, so they come from here alone.
                 self.count_reports(&reports);
                 json(&reports)
             }),
@@ -123,25 +121,14 @@ impl Function {
     async fn check(&self, secret: &SecretId, context: LambdaContext<'_>, budget: Budget) -> Report {
         let session = self.session(secret, context, budget);
         let report = Box::pin(check_secret::check_secret(&session)).await;
-        for check in &report.checks {
-            if check.ok {
-                info!(secret_id = %secret, check = check.name.word(), "{}", check.detail);
-            } else {
-                warn!(secret_id = %secret, check = check.name.word(), unhealthy = 1, "{}", check.detail);
-            }
-        }
+        log(&report.secret_id, &report.checks);
         report
     }
 
     /// Reports on every secret whose rotation function this is, one after the other, as long as there is time.
     async fn check_all(&self, context: LambdaContext<'_>, budget: Budget) -> Result<Vec<Report>, RotationError> {
-        let secrets = self.secrets_manager.rotated_by(&budget, context.function_arn).await.map_err(|error| {
-            RotationError::before_any_change(
-                ErrorKind::SecretsManagerRefused,
-                format!("The secrets that this function rotates cannot be listed: {error}."),
-                "Allow the function's role secretsmanager:ListSecrets on *, or name a secret in SecretId.",
-            )
-        })?;
+        let secrets = self.secrets_manager.rotated_by(&budget, context.function_arn).await;
+        let secrets = secrets.map_err(|error| not_listed(&error, &budget))?;
         let mut reports = Vec::new();
         for secret in &secrets {
             reports.push(if budget.remaining() < SHORTEST_CHECK {
@@ -150,6 +137,13 @@ impl Function {
                 self.check(secret, context, budget.clone()).await
             });
         }
+        check_secret::compare_keys(&mut reports, &self.config.host);
+        for report in &reports {
+            if let Some(last) = report.checks.last().filter(|check| check.name == CheckName::SharedKey) {
+                log(&report.secret_id, std::slice::from_ref(last));
+            }
+        }
+        check_secret::sort_by_urgency(&mut reports);
         Ok(reports)
     }
 
@@ -157,8 +151,34 @@ impl Function {
         let unhealthy = reports.iter().filter(|report| !report.healthy).count();
         let least = |days: fn(&Report) -> Option<f64>| reports.iter().filter_map(days).min_by(f64::total_cmp);
         let (days, admin_days) = (least(|report| report.days_to_expiry), least(|report| report.days_to_admin_expiry));
-        self.metrics.check(self.clock.now(), unhealthy, days, admin_days);
+        let checked = reports.iter().filter(|report| report.is_checked).count();
+        self.metrics.check(self.clock.now(), checked, unhealthy, days, admin_days);
     }
+}
+
+/// One line for each check.
+fn log(secret_id: &str, checks: &[Check]) {
+    for check in checks {
+        if check.ok {
+            info!(secret_id, check = check.name.word(), "{}", check.detail);
+        } else {
+            warn!(secret_id, check = check.name.word(), unhealthy = 1, "{}", check.detail);
+        }
+    }
+}
+
+/// Why there is no report on all secrets.
+fn not_listed(error: &SecretsManagerError, budget: &Budget) -> RotationError {
+    if error.repeat_after().is_none() {
+        return failures::aws_failed(error, &SecretId::trusted("*"));
+    }
+    let (kind, action) = if budget.remaining().is_zero() {
+        (ErrorKind::OutOfTime, "Set the function's time-out to 90 s, if it is shorter.")
+    } else {
+        (ErrorKind::SecretsManagerUnavailable, "Ask for the report again.")
+    };
+    let what = format!("The secrets that this function rotates cannot be listed: {error}.");
+    RotationError::before_any_change(kind, what, action)
 }
 
 fn json(answer: &impl Serialize) -> Result<Value, RotationError> {

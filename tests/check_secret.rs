@@ -2,11 +2,13 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use emulator::Fault;
-use emulator::kosli::Key;
+use emulator::kosli::{Key, SuccessorId, Switches};
 use emulator::rotation::Event;
 use kosli_key_rotation::function::LambdaContext;
 use kosli_key_rotation::marker::{Attempt, Mark};
@@ -314,21 +316,25 @@ fn the_metrics_count_the_unhealthy_secrets_and_the_days_that_are_left() {
         let expiry = world.key("AWSCURRENT").unwrap().expires_at.unwrap();
         let admin_expiry = world.emulator.clock().now() + DAY * 100;
         name_admin_key(&world, admin_expiry, json!({"org": ORG, "service_account": "platform"}));
-        for (unhealthy, event) in [
-            (0, json!({"Step": "checkSecret"})),
-            (0, json!({"Step": "checkSecret", "SecretId": world.arn})),
-            (1, json!({"Step": "checkSecret"})),
-            (1, json!({"Step": "checkSecret", "SecretId": world.arn})),
-        ] {
-            if unhealthy > 0 {
-                world.rule("verify=refuse:401");
-            }
+        let invoke = async |event: Value| {
             let deadline = world.emulator.clock().now() + testbed::TIMEOUT;
             let context = LambdaContext { request_id: "made-up", deadline, function_arn: FUNCTION };
             function.handle(&event, context).await.unwrap();
-            let line: Value = serde_json::from_str(&METRICS.lock().unwrap().remove(0)).unwrap();
-            assert_eq!(line["CheckUnhealthy"], unhealthy, "{line:#}");
+            std::mem::take(&mut *METRICS.lock().unwrap())
+        };
+        for unhealthy in [0, 1] {
+            if unhealthy > 0 {
+                world.rule("verify=refuse:401");
+            }
+            // Of one secret nothing is counted: the alarms take the figures for those of all.
+            assert_eq!(invoke(json!({"Step": "checkSecret", "SecretId": world.arn})).await, [""; 0]);
+            let lines = invoke(json!({"Step": "checkSecret"})).await;
+            assert_eq!(lines.len(), 1);
+            let line: Value = serde_json::from_str(&lines[0]).unwrap();
+            assert_eq!((&line["SecretsChecked"], &line["CheckUnhealthy"]), (&json!(1), &json!(unhealthy)), "{line:#}");
             let now = world.emulator.clock().now();
+            // A dead key has no days left.
+            let expiry = if unhealthy > 0 { now } else { expiry };
             for (name, expiry) in [("DaysToCurrentKeyExpiry", expiry), ("DaysToAdminKeyExpiry", admin_expiry)] {
                 let days = expiry.duration_since(now).unwrap().as_secs_f64() / DAY.as_secs_f64();
                 assert!(line[name].as_f64().is_some_and(|told| (told - days).abs() < 0.001), "{name} {days} {line:#}");
@@ -390,33 +396,264 @@ fn an_old_key_is_used_too_late_after_half_of_its_grace_period_and_alive_too_long
     });
 }
 
-/// A key that the next rotation takes care of, and one that it does not.
+/// Keys that the next rotation takes care of, whichever version they were minted to replace, and those that it does not touch.
 #[test]
 fn what_becomes_of_an_orphan_is_told() {
     Testbed::run(async |testbed| {
-        const HEALS: &str = "the next rotation replaces or revokes them";
-        const LEFT: &str = "left behind by the clean-up of the last rotation";
-        for (heals, is_left) in [(true, false), (false, true), (true, true)] {
+        const HEALS: &str = "never used, as Kosli shows it; the next rotation replaces or revokes them";
+        const LEFT: &str = "used, or described otherwise; no rotation touches them";
+        for (version, used, said) in [
+            ("second", false, HEALS),
+            ("first", false, HEALS),
+            ("second", true, LEFT),
+            ("first", true, LEFT),
+            ("hand", false, ""),
+        ] {
             let world = rotated(testbed, &Setting::default()).await;
-            // Minted with the mark of a version, never stored, and not swept.
-            let mint = |version: &str| {
-                let now = world.emulator.clock().now();
-                let mark = Mark::of(&world.arn, &version_id(version));
-                let expiry = UNIX_EPOCH + Duration::from_secs(mark.expires_at(Attempt::fresh(&[]), now, DAY * 100));
-                world.emulator.with_kosli(|kosli| kosli.add_key(ORG, ACCOUNT, DESCRIPTION, now, Some(expiry)).0)
-            };
-            let coming = heals.then(|| mint(&token("second", 0)));
-            let last = is_left.then(|| mint(&token("first", 0)));
-            world.advance(HOUR * 2);
-            let report = check(&world).await;
-            let detail = detail(&report, "orphans", false);
-            for (key, said) in [(&coming, HEALS), (&last, LEFT)] {
-                let told = key.as_ref().map(|id| format!(" {id}: {said}"));
-                assert_eq!(detail.contains(said), told.is_some(), "{detail}");
-                assert!(told.is_none_or(|told| detail.contains(&told)), "{detail}");
+            // Minted with the mark of a version, and held by none.
+            let now = world.emulator.clock().now();
+            let mark = Mark::of(&world.arn, &version_id(&token(version, 0)));
+            let expiry = UNIX_EPOCH + Duration::from_secs(mark.expires_at(Attempt::fresh(&[]), now, DAY * 100));
+            let (id, _) =
+                world.emulator.with_kosli(|kosli| kosli.add_key(ORG, ACCOUNT, DESCRIPTION, now, Some(expiry)));
+            if used {
+                use_key(&world, &world.kosli_key(&id));
             }
-            assert_eq!(detail.contains(&format!("for the version {}", token("second", 0))), is_left, "{detail}");
+            world.advance(HOUR * 26);
+            let report = check(&world).await;
+            let detail = detail(&report, "orphans", said.is_empty());
+            assert_eq!(detail.contains(&format!(" {id}: {said}")), !said.is_empty(), "{version} {used}: {detail}");
+            assert_eq!(detail.contains(&format!("kosli delete api-key {id}")), said == LEFT, "{detail}");
+            // What is said comes true.
+            assert_eq!(world.rotate(&token("third", 0), RETRIES).await, Event::Succeeded, "{}", world.story());
+            assert_eq!(world.lives(&id), said != HEALS, "{version} {used}: {}", world.story());
         }
+    });
+}
+
+/// After the store a value is put in by hand: with the same key, or another. The rotation is abandoned by that.
+#[test]
+fn what_an_abandoned_rotation_leaves_behind_is_named() {
+    Testbed::run(async |testbed| {
+        for other_key in [false, true] {
+            let world = testbed.world(&Setting::default());
+            let rotation = world.until_finish(&token("second", 0)).await;
+            let tested = world.key("AWSPENDING").unwrap();
+            let put = match other_key {
+                true => world.with_key(&world.kosli_key(&world.strangers[0])),
+                false => world.edited(),
+            };
+            world.put(&put, &token("hand", 0));
+            let report = check(&world).await;
+            let dies = tested.created_at + HOUR * 24;
+            if other_key {
+                detail(&report, "current-key", true);
+            } else {
+                let told = detail(&report, "current-key", false);
+                assert!(told.contains(&testbed::rfc3339(dies)) && told.contains("Rotate now"), "{told}");
+                let mut function = world.function(0);
+                function.metrics.write = |line| DYING.lock().unwrap().push(line.to_owned());
+                let deadline = world.emulator.clock().now() + testbed::TIMEOUT;
+                let context = LambdaContext { request_id: "made-up", deadline, function_arn: FUNCTION };
+                function.handle(&json!({"Step": "checkSecret"}), context).await.unwrap();
+                let line: Value = serde_json::from_str(&DYING.lock().unwrap().remove(0)).unwrap();
+                let days = line["DaysToCurrentKeyExpiry"].as_f64().unwrap();
+                assert!(days > 0.9 && days < 1.1, "the alarm looks at the days that are left: {line:#}");
+            }
+            world.advance(HOUR * 2);
+            let orphans = detail(&check(&world).await, "orphans", false).to_owned();
+            assert!(orphans.contains(&format!(" {}: used, or", tested.id)), "{orphans}");
+            if !other_key {
+                // Its grace period is over: by now it can be asked.
+                world.advance(HOUR * 24);
+                let report = check(&world).await;
+                assert!(detail(&report, "current-key", false).contains("does not accept"), "{report:#}");
+            }
+            drop(rotation);
+        }
+    });
+}
+
+static DYING: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Somebody moves `AWSCURRENT` back, and the secret is rotated from there: the key that was current in between lives on.
+#[test]
+fn the_old_key_after_a_roll_back_is_named() {
+    Testbed::run(async |testbed| {
+        let world = rotated(testbed, &Setting::default()).await;
+        let taken_back = world.key("AWSCURRENT").unwrap();
+        let body = json!({"SecretId": world.arn, "VersionStage": "AWSCURRENT", "MoveToVersionId": token("first", 0),
+                          "RemoveFromVersionId": token("second", 0)});
+        world.aws("UpdateSecretVersionStage", body).unwrap();
+        assert!(detail(&check(&world).await, "current-key", false).contains("taken back"));
+        assert_eq!(world.rotate(&token("third", 0), RETRIES).await, Event::Succeeded, "{}", world.story());
+        world.advance(HOUR * 2);
+        assert!(world.lives(&taken_back.id));
+        assert!(detail(&check(&world).await, "orphans", false).contains(&taken_back.id));
+    });
+}
+
+#[test]
+fn a_key_put_in_beside_the_old_id_is_named() {
+    Testbed::run(async |testbed| {
+        let world = rotated(testbed, &Setting::default()).await;
+        let mut value: Value = serde_json::from_str(&world.value("AWSCURRENT").unwrap()).unwrap();
+        value["api_key"] = json!(world.kosli_key(&world.strangers[0]).value);
+        world.put(&value.to_string(), &token("hand", 0));
+        assert!(detail(&check(&world).await, "old-key", false).contains("put in by hand"));
+        // A rotation in place keeps the id as well, and is none of that.
+        let switches = Switches { successor_id: SuccessorId::Same, ..Switches::default() };
+        let world = rotated(testbed, &Setting { switches, ..Setting::default() }).await;
+        assert!(detail(&check(&world).await, "old-key", true).contains("shares its id"));
+    });
+}
+
+#[test]
+fn an_admin_secret_that_holds_the_key_itself_is_named() {
+    Testbed::run(async |testbed| {
+        let world = rotated(testbed, &Setting::default()).await;
+        let body = json!({"SecretId": ADMIN_SECRET, "SecretString": world.key("AWSCURRENT").unwrap().value,
+                          "ClientRequestToken": token("hand", 2)});
+        world.aws("PutSecretValue", body).unwrap();
+        let report = check(&world).await;
+        let told = detail(&report, "admin-key", false);
+        assert!(told.contains("InvalidAdminSecret") && told.contains("the very key"), "{told}");
+    });
+}
+
+#[test]
+fn secrets_with_one_key_are_named_and_the_urgent_one_comes_first() {
+    Testbed::run(async |testbed| {
+        let world = rotated(testbed, &Setting::default()).await;
+        // By the order of names it would be the second.
+        let other = world.sibling("kosli/zz");
+        assert_eq!(other.rotate(&token("second", 1), RETRIES).await, Event::Succeeded, "{}", world.story());
+        let reports = async || world.invoke(0, &json!({"Step": "checkSecret"})).await.unwrap();
+        let healthy = reports().await;
+        assert_eq!([&healthy[0]["healthy"], &healthy[1]["healthy"]], [true, true], "{healthy:#}");
+        assert!(detail(&healthy[0], "shared-key", true).contains("No other secret"));
+        assert!(!check(&world).await.to_string().contains("shared-key"), "one report compares nothing");
+
+        other.aws("CancelRotateSecret", json!({"SecretId": other.arn})).unwrap();
+        let urgent = reports().await;
+        assert_eq!(urgent[0]["secret_id"], other.arn.as_str(), "{urgent:#}");
+        assert_eq!(other.rotate(&token("third", 1), RETRIES).await, Event::Succeeded, "{}", world.story());
+
+        other.put(&world.value("AWSCURRENT").unwrap(), &token("hand", 3));
+        let shared = reports().await;
+        for report in shared.as_array().unwrap() {
+            let its = report["secret_id"].as_str().unwrap();
+            let others = if its == world.arn { &other.arn } else { &world.arn };
+            let told = detail(report, "shared-key", false);
+            assert!(told.contains(others.as_str()) && !told.contains(its), "{told}");
+        }
+    });
+}
+
+#[test]
+fn a_setting_that_nobody_knows_is_named() {
+    Testbed::run(async |testbed| {
+        let world = rotated(testbed, &Setting::default()).await;
+        for (tag, value) in [("kosli:org", ORG), ("kosli:service-account", ACCOUNT), ("team", "platform")] {
+            world.tag(tag, value);
+        }
+        detail(&check(&world).await, "settings", true);
+        for tag in ["kosli:revoke_old_key", "Kosli:Grace-Period-Hours"] {
+            world.tag(tag, "1");
+            let report = check(&world).await;
+            assert!(detail(&report, "settings", false).contains(&format!("The tag {tag} means nothing")), "{report:#}");
+            world.untag(tag);
+        }
+        let mut function = world.function(0);
+        function.config.unknown_variables = vec!["KOSLI_GRACE_PERIOD_HOUR".to_owned()];
+        let deadline = world.emulator.clock().now() + testbed::TIMEOUT;
+        let context = LambdaContext { request_id: "made-up", deadline, function_arn: FUNCTION };
+        let report = function.handle(&json!({"Step": "checkSecret", "SecretId": world.arn}), context).await.unwrap();
+        assert!(detail(&report, "settings", false).contains("The variable KOSLI_GRACE_PERIOD_HOUR"), "{report:#}");
+    });
+}
+
+#[test]
+fn an_empty_tag_is_none() {
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting::default());
+        for tag in ["org", "service-account", "key-id", "grace-period-hours", "revoke-old-key", "key-ttl-days", "odd"] {
+            world.tag(&format!("kosli:{tag}"), "");
+        }
+        assert_eq!(world.rotate(&token("second", 0), RETRIES).await, Event::Succeeded, "{}", world.story());
+        assert_eq!(check(&world).await["healthy"], true);
+    });
+}
+
+#[test]
+fn why_the_secrets_cannot_be_listed_is_told() {
+    Testbed::run(async |testbed| {
+        for (rule, kind, says) in [
+            ("ListSecrets=refuse:503", "SecretsManagerUnavailable", "Ask for the report again"),
+            ("ListSecrets=drop-before", "SecretsManagerUnavailable", "Ask for the report again"),
+            ("ListSecrets=refuse:400:ThrottlingException", "SecretsManagerUnavailable", "Ask for the report again"),
+            (
+                "ListSecrets=refuse:400:AccessDeniedException",
+                "SecretsManagerRefused",
+                "secretsmanager:ListSecrets on *",
+            ),
+        ] {
+            let world = rotated(testbed, &Setting::default()).await;
+            world.rule(rule);
+            let failed = world.invoke(0, &json!({"Step": "checkSecret"})).await;
+            let message = testbed::refused(failed, kind);
+            assert!(message.contains(says) && message.contains("ListSecrets"), "{rule}: {message}");
+        }
+    });
+}
+
+/// The next dates decide, as they do for a rate.
+#[test]
+fn a_cron_schedule_is_compared_to_the_grace_period() {
+    Testbed::run(async |testbed| {
+        for (expression, ok) in [
+            ("rate(4 hours)", false),
+            ("cron(0 /4 * * ? *)", false),
+            ("cron(0 8,20 * * ? *)", false),
+            ("cron(0 8 * * ? *)", false),
+            ("cron(0 8 ? * MON *)", true),
+            ("cron(0 8 1 * ? *)", true),
+            ("cron(0 8 1 JAN ? *)", false),
+        ] {
+            let world = rotated(testbed, &Setting::default()).await;
+            let rules = json!({"ScheduleExpression": expression});
+            let body = json!({"SecretId": world.arn, "RotationRules": rules, "RotateImmediately": false,
+                              "ClientRequestToken": token("third", 0)});
+            world.aws("RotateSecret", body).unwrap();
+            let report = check(&world).await;
+            detail(&report, "schedule", ok);
+        }
+    });
+}
+
+/// The line of docs/check-secret.md.
+#[test]
+fn a_report_is_shown_to_people() {
+    Testbed::run(async |testbed| {
+        let world = rotated(testbed, &Setting::default()).await;
+        let document = include_str!("../docs/check-secret.md");
+        let filter = document.split("jq -r '").nth(1).and_then(|rest| rest.split('\'').next()).unwrap();
+        let shown = |report: &Value| {
+            let mut jq =
+                Command::new("jq").args(["-r", filter]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+            jq.stdin.take().unwrap().write_all(report.to_string().as_bytes()).unwrap();
+            let output = jq.wait_with_output().unwrap();
+            assert!(output.status.success());
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let one = check(&world).await;
+        let all = world.invoke(0, &json!({"Step": "checkSecret"})).await.unwrap();
+        assert_eq!(shown(&one), format!("ok   {}\n", world.arn));
+        assert_eq!(shown(&all), shown(&one));
+        world.aws("CancelRotateSecret", json!({"SecretId": world.arn})).unwrap();
+        let report = check(&world).await;
+        let detail = detail(&report, "rotation", false);
+        assert_eq!(shown(&report), format!("BAD  {}\n     rotation: {detail}\n", world.arn));
     });
 }
 

@@ -27,10 +27,32 @@ pub fn unknown_variables(names: impl IntoIterator<Item = String>) -> Vec<String>
     let mut unknown: Vec<String> = names
         .into_iter()
         .filter(|name| prefixed(name) && !KNOWN.contains(&name.as_str()))
-        .map(|name| name.chars().take(64).flat_map(char::escape_default).collect())
+        .map(|name| shown(&name))
         .collect();
     unknown.sort();
     unknown
+}
+
+/// The tags that the function knows.
+const KNOWN_TAGS: [&str; 6] = [
+    "kosli:grace-period-hours",
+    "kosli:key-id",
+    "kosli:key-ttl-days",
+    "kosli:org",
+    "kosli:revoke-old-key",
+    "kosli:service-account",
+];
+
+/// The same for the tags of a secret.
+pub fn unknown_tags<'a>(names: impl IntoIterator<Item = &'a String>) -> Vec<String> {
+    let prefixed = |name: &str| name.get(..6).is_some_and(|prefix| prefix.eq_ignore_ascii_case("kosli:"));
+    let unknown = names.into_iter().filter(|name| prefixed(name) && !KNOWN_TAGS.contains(&name.as_str()));
+    unknown.map(|name| shown(name)).collect()
+}
+
+/// A name that somebody chose, fit for a log.
+fn shown(name: &str) -> String {
+    name.chars().take(64).flat_map(char::escape_default).collect()
 }
 
 #[cfg(test)]
@@ -51,5 +73,16 @@ mod tests {
         ];
         let unknown = unknown_variables(names.into_iter().chain(KNOWN).map(str::to_owned));
         assert_eq!(unknown, ["KOSLI_GRACE_PERIOD_HOUR", "KOSLI_HTTP_PROXY", "KOSLI_\\u{7}", "kosli_host"]);
+    }
+
+    #[test]
+    fn a_tag_under_the_prefix_that_nobody_knows_is_told() {
+        let names =
+            ["Kosli:Grace-Period-Hours", "KOSLI:org", "kosli:revoke_old_key", "kosli-org", "team", "kosli:\u{7}"];
+        let names: Vec<String> = names.into_iter().chain(KNOWN_TAGS).map(str::to_owned).collect();
+        assert_eq!(
+            unknown_tags(&names),
+            ["Kosli:Grace-Period-Hours", "KOSLI:org", "kosli:revoke_old_key", "kosli:\\u{7}"]
+        );
     }
 }

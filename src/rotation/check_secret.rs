@@ -3,6 +3,7 @@
 //! It authenticates with the current key and with the admin key, and never with a key in its grace period: that would move
 //! `last_used_at`, the very figure that tells whether somebody still uses it.
 
+mod fleet;
 mod keys;
 mod schedule;
 
@@ -12,14 +13,17 @@ use serde::Serialize;
 
 use super::credential::{self, Credential};
 use super::failures::{Role, estimated_death};
-use super::session::{Authority, Session};
+use super::requirements::authorized;
+use super::session::{AdminKey, Authority, Session};
 use crate::by_hand;
 use crate::clock::rfc3339;
-use crate::config::Policy;
+use crate::config::{Policy, unknown_tags};
 use crate::error::{ErrorKind, RotationError};
 use crate::event::SecretId;
 use crate::secrets_manager::{CURRENT, Description, PENDING, PREVIOUS, Version, Which};
 use crate::words::words;
+use fleet::Held;
+pub(super) use fleet::{compare_keys, sort_by_urgency};
 
 /// A rotation that has been pending for longer than this is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(3_600);
@@ -35,12 +39,18 @@ pub struct Report {
     pub healthy: bool,
     /// The checks, in a fixed order; one that cannot be made for want of another is left out.
     pub checks: Vec<Check>,
-    /// Days until the current key expires, for the metrics.
+    /// Days until the current key dies, of its expiry or of a rotation, for the metrics and the order of reports.
     #[serde(skip)]
     pub days_to_expiry: Option<f64>,
     /// The same for the admin key.
     #[serde(skip)]
     pub days_to_admin_expiry: Option<f64>,
+    /// Whether there was time to check it.
+    #[serde(skip)]
+    pub(super) is_checked: bool,
+    /// The current key, for the comparison with those of other secrets.
+    #[serde(skip)]
+    held: Option<Held>,
 }
 
 words! {
@@ -50,6 +60,8 @@ words! {
         Secret = "secret",
         /// Whether rotation is switched on.
         Rotation = "rotation",
+        /// Whether all settings are known that look like settings of this function.
+        Settings = "settings",
         /// Whether a rotation is stuck.
         Stuck = "stuck",
         /// Whether the value can be read, and is permitted.
@@ -70,6 +82,8 @@ words! {
         Schedule = "schedule",
         /// When the admin key expires.
         AdminExpiry = "admin-expiry",
+        /// In the report on all secrets: whether others hold the same key.
+        SharedKey = "shared-key",
     }
 }
 
@@ -91,6 +105,7 @@ struct Checkup<'a> {
     description: Description,
     policy: Policy,
     checks: Vec<Check>,
+    held: Option<Held>,
 }
 
 /// Checks one secret. Whatever goes wrong is part of the report.
@@ -104,13 +119,15 @@ pub(super) async fn check_secret(session: &Session<'_>) -> Report {
     };
     let secret_id = description.arn.clone();
     let (policy, _) = session.function.config.policy.with_readable_tags(&description.tags);
-    let mut checkup = Checkup { session, now: session.budget.now(), description, policy, checks: Vec::new() };
+    let mut checkup =
+        Checkup { session, now: session.budget.now(), description, policy, checks: Vec::new(), held: None };
     let expiries = checkup.run().await;
-    let mut report = report(secret_id, checkup.checks);
+    let mut report = report(secret_id, std::mem::take(&mut checkup.checks));
     let days = |at: Option<SystemTime>| {
         let left = at?.duration_since(checkup.now).unwrap_or_default();
         Some(left.as_secs_f64() / DAY.as_secs_f64())
     };
+    report.held = checkup.held.take();
     (report.days_to_expiry, report.days_to_admin_expiry) = (days(expiries[0]), days(expiries[1]));
     report
 }
@@ -119,12 +136,20 @@ pub(super) async fn check_secret(session: &Session<'_>) -> Report {
 pub(super) fn not_checked(secret_id: String) -> Report {
     let detail =
         "No time was left to check this secret: raise the function's time-out, or check it by itself.".to_owned();
-    report(secret_id, vec![Check { name: CheckName::Secret, ok: false, detail }])
+    Report { is_checked: false, ..report(secret_id, vec![Check { name: CheckName::Secret, ok: false, detail }]) }
 }
 
 fn report(secret_id: String, checks: Vec<Check>) -> Report {
     let healthy = checks.iter().all(|check| check.ok);
-    Report { secret_id, healthy, checks, days_to_expiry: None, days_to_admin_expiry: None }
+    Report {
+        secret_id,
+        healthy,
+        checks,
+        days_to_expiry: None,
+        days_to_admin_expiry: None,
+        is_checked: true,
+        held: None,
+    }
 }
 
 impl Checkup<'_> {
@@ -145,6 +170,7 @@ impl Checkup<'_> {
             session.admin_version(),
         );
         self.check_rotation();
+        self.check_settings();
         self.check_stuck(pending_id.is_some(), pending.as_ref().ok().and_then(Option::as_ref));
         let current = match current.and_then(|version| {
             let version = version.ok_or_else(|| no_current_value(&self.secret()))?;
@@ -166,6 +192,8 @@ impl Checkup<'_> {
         let previous = previous.ok().flatten().and_then(|version| parse(version, PREVIOUS));
         let mut current = current;
         previous.iter().for_each(|previous| current.learn_key_id(previous));
+        self.held =
+            Some(Held { key: current.key().clone(), id: current.key_id.clone(), account: current.account.clone() });
         let (authority, admin_version) = match admin {
             Ok(Some(version)) => match credential::admin_key(&version) {
                 Ok(key) => (Authority { key, role: Role::Admin }, Some(version)),
@@ -184,9 +212,13 @@ impl Checkup<'_> {
                 return [None, None];
             }
         };
+        let admin_is_current = match &admin_version {
+            Some(version) => self.check_whose_admin_key(version, &authority, &current),
+            None => false,
+        };
         let listing = match session.list(&current.account, &authority).await {
             Ok(listing) => {
-                if authority.role == Role::Admin {
+                if authority.role == Role::Admin && !admin_is_current {
                     self.passed(CheckName::AdminKey, "The admin key works and may list the account's keys.".to_owned());
                 }
                 listing
@@ -196,24 +228,14 @@ impl Checkup<'_> {
                 return [None, self.check_admin_expiry(admin_version.as_ref(), &authority).await];
             }
         };
-        let rotating = pending.is_some() || self.has_marked_keys(&current, previous.as_ref(), &listing);
-        match self.abandoned(pending_id.is_some(), &current, previous.as_ref(), &listing) {
-            Some((successor, dies)) => self.not_ok(
-                CheckName::CurrentKey,
-                format!(
-                    "A rotation that was abandoned has minted the successor {successor} of the current key, which works until about \
-                     {}. Rotate now: {}.",
-                    rfc3339(dies),
-                    by_hand::rotate(session.secret)
-                ),
-            ),
-            None => self.check_current_key(&current, rotating).await,
-        }
+        let death = self.death(&current, previous.as_ref(), pending.as_ref(), &listing);
+        let dies = self.check_current_key(&current, death, pending_id.is_some()).await;
         let expiry = self.check_key_id(&current, &authority, &listing).await;
         self.check_old_key(&current, previous.as_ref(), &authority, &listing).await;
         self.check_orphans(&current, previous.as_ref(), pending.as_ref(), &listing).await;
         self.check_schedule(expiry);
-        [expiry, self.check_admin_expiry(admin_version.as_ref(), &authority).await]
+        let ends = [expiry, dies].into_iter().flatten().min();
+        [ends, self.check_admin_expiry(admin_version.as_ref(), &authority).await]
     }
 
     /// The secret by its ARN, whatever the report was asked for by: for command lines.
@@ -232,6 +254,39 @@ impl Checkup<'_> {
                     by_hand::switch_on(&self.secret(), self.session.function_arn)
                 ),
             );
+        }
+    }
+
+    /// Names under our prefix that have no effect: somebody believes in them.
+    fn check_settings(&mut self) {
+        let variables = self.session.function.config.unknown_variables.clone();
+        let tags = unknown_tags(self.description.tags.keys());
+        if variables.is_empty() && tags.is_empty() {
+            return self.passed(CheckName::Settings, "All variables and tags under our prefix are known.".to_owned());
+        }
+        let told = |what: &str, names: &[String]| match names {
+            [] => String::new(),
+            names => format!(" The {what} {} means nothing to this function.", names.join(", ")),
+        };
+        self.not_ok(
+            CheckName::Settings,
+            format!(
+                "A setting has no effect: its name is misspelt, or it is none.{}{} The README lists those that there are.",
+                told("variable", &variables),
+                told("tag", &tags)
+            ),
+        );
+    }
+
+    /// Whether the admin secret, another one, holds the very key that this secret holds: a rotation would end it.
+    fn check_whose_admin_key(&mut self, admin: &Version, authority: &Authority, current: &Credential) -> bool {
+        let admin = AdminKey { secret_arn: admin.arn.clone(), key: authority.key.clone() };
+        match authorized(self.session, &self.description, current, Some(admin)) {
+            Ok(_) => false,
+            Err(error) => {
+                self.failed(CheckName::AdminKey, &error);
+                true
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use tracing::info;
+use tracing::{info, warn};
 
 use super::credential::{Credential, KEY_ID_LABEL};
 use super::failures::{current_unreadable, pending_dead, pending_is_current, pending_key_dying, promoted_key_dying};
@@ -14,6 +14,7 @@ use super::session::ACCEPTANCE_PAUSES;
 use crate::api_key::ApiKey;
 use crate::by_hand;
 use crate::clock::rfc3339;
+use crate::config::unknown_tags;
 use crate::error::{ErrorKind, RotationError};
 use crate::event::{SecretId, VersionId};
 use crate::identity::KeyId;
@@ -30,6 +31,9 @@ const NEEDS: Needs = Needs { current: true, previous: true, admin: true, pending
 /// the current key works and where it stands on the account, room for labels and value, and time.
 pub(super) async fn create_secret(invocation: &Invocation<'_>) -> Result<StepAnswer, RotationError> {
     let view = invocation.observe(NEEDS).await?;
+    for tag in unknown_tags(view.description.tags.keys()) {
+        warn!("the tag {tag} means nothing to this function: it has no effect");
+    }
     if matches!(view.standing, Standing::Current { .. }) {
         return Ok(invocation.answer(Outcome::AlreadyCurrent));
     }

@@ -4,64 +4,80 @@ use std::time::{Duration, SystemTime};
 
 use super::super::credential::{Credential, KEY_ID_LABEL};
 use super::super::failures::estimated_death;
-use super::super::marks::Marks;
+use super::super::marks::{LeftOver, Marks, left_over};
 use super::super::session::{Authority, DEATH_PAUSES};
 use super::{CheckName, Checkup, STUCK_AFTER};
 use crate::by_hand;
 use crate::clock::{from_epoch_seconds, rfc3339};
-use crate::identity::KeyId;
-use crate::kosli::{Acceptance, KeyEntry, Listing};
+use crate::identity::{ClaimedKeyId, KeyId};
+use crate::kosli::{Acceptance, Listing};
 
 /// A marked key that no version holds counts as orphaned once it is older than this; before, a rotation may be at work.
 const ORPHANED_AFTER: Duration = Duration::from_secs(3_600);
 
 impl Checkup<'_> {
-    pub(super) fn has_marked_keys(
+    /// When the current key dies of a rotation, as far as its successors or the age of the pending version tell; `None`: nothing says
+    /// that it does.
+    pub(super) fn death(
         &self,
         current: &Credential,
         previous: Option<&Credential>,
+        pending: Option<&Credential>,
         listing: &Listing,
-    ) -> bool {
+    ) -> Option<SystemTime> {
         let marks = Marks::of(&self.description.arn, current, previous);
-        listing.keys.iter().any(|key| !key.is(current.key_id.as_ref()) && marks.attempt_of(key).is_some())
+        // A copy of the current value tests the configuration: nothing was minted for it.
+        let pending = pending.filter(|pending| !pending.key().same(current.key()));
+        let by_age = || pending.map(|pending| estimated_death(pending.created, self.policy));
+        marks.death(&listing.keys, current.key_id.as_ref(), self.policy.grace()).or_else(by_age)
     }
 
-    /// The successor of the current key that a rotation has minted, though none is pending any more, and when the current key dies
-    /// of that.
-    pub(super) fn abandoned(
-        &self,
+    /// Whether Kosli accepts the current key; one that may be in its grace period is not tried. When it dies comes back, if that is of
+    /// anything but its expiry.
+    pub(super) async fn check_current_key(
+        &mut self,
+        current: &Credential,
+        death: Option<SystemTime>,
         is_pending: bool,
-        current: &Credential,
-        previous: Option<&Credential>,
-        listing: &Listing,
-    ) -> Option<(KeyId, SystemTime)> {
-        let marks = Marks::of(&self.description.arn, current, previous);
-        let successors = listing.keys.iter().filter(|key| !key.is(current.key_id.as_ref()));
-        let first = successors.filter(|key| marks.carried_by(key).is_some()).min_by_key(|key| key.created_at)?;
-        let dies = first.created_at + self.policy.grace();
-        (!is_pending && dies > self.now).then(|| (first.id.clone(), dies))
-    }
-
-    pub(super) async fn check_current_key(&mut self, current: &Credential, rotating: bool) {
-        if rotating {
-            return self.passed(
-                CheckName::CurrentKey,
-                "Not tried: a rotation is under way, so the key may be in its grace period.".to_owned(),
-            );
+    ) -> Option<SystemTime> {
+        if let Some(dies) = death.filter(|dies| *dies > self.now) {
+            let until = rfc3339(dies);
+            if is_pending {
+                self.passed(
+                    CheckName::CurrentKey,
+                    format!(
+                        "Not tried: a rotation is under way, so the key is in its grace period until about {until}."
+                    ),
+                );
+            } else {
+                self.not_ok(
+                    CheckName::CurrentKey,
+                    format!(
+                        "A rotation that was abandoned, or taken back, has minted a successor of the current key, which works until \
+                         about {until}. Rotate now: {}.",
+                        by_hand::rotate(&self.secret())
+                    ),
+                );
+            }
+            return Some(dies);
         }
         match self.session.accepts(&current.account, current.key(), "the current key", &DEATH_PAUSES).await {
             Ok(Acceptance::Accepted) => self.passed(CheckName::CurrentKey, "Kosli accepts the current key.".to_owned()),
-            Ok(Acceptance::Dead) => self.not_ok(
-                CheckName::CurrentKey,
-                format!(
-                    "Kosli does not accept the current key: it was revoked or has expired. With an admin key, rotate now ({}); \
-                     without, put a working key in ({}).",
-                    by_hand::rotate(&self.secret()),
-                    by_hand::put_value(&self.secret())
-                ),
-            ),
+            Ok(Acceptance::Dead) => {
+                self.not_ok(
+                    CheckName::CurrentKey,
+                    format!(
+                        "Kosli does not accept the current key: it was revoked or has expired. With an admin key, rotate now ({}); \
+                         without, put a working key in ({}).",
+                        by_hand::rotate(&self.secret()),
+                        by_hand::put_value(&self.secret())
+                    ),
+                );
+                return Some(self.now);
+            }
             Err(error) => self.failed(CheckName::CurrentKey, &error),
         }
+        None
     }
 
     /// Whether the current key's id is on the account; when it expires comes back.
@@ -124,6 +140,22 @@ impl Checkup<'_> {
             return self.passed(CheckName::OldKey, "There is no old key.".to_owned());
         };
         if previous.key_id.is_some() && previous.key_id == current.key_id {
+            // A rotation in place may keep the date as well as the id: only the mark tells.
+            let marks = Marks::unproven(&self.description.arn, &previous.version);
+            if let Some(entry) = listing.entry(current.key_id.as_ref())
+                && marks.carried_by(entry).is_none()
+            {
+                return self.not_ok(
+                    CheckName::OldKey,
+                    format!(
+                        "AWSCURRENT and AWSPREVIOUS hold two keys with one id, and the key {} was not minted to replace the older one: \
+                         a key was put in by hand, and the id was left as it was. Compare it with the account's keys ({}), and correct \
+                         the id; the old key may live, and nothing ends it.",
+                        entry.id,
+                        by_hand::list_keys(&current.account, self.session.host())
+                    ),
+                );
+            }
             return self.passed(
                 CheckName::OldKey,
                 "The old key shares its id with the new one: it ends with its grace period.".to_owned(),
@@ -169,6 +201,8 @@ impl Checkup<'_> {
         self.passed(CheckName::OldKey, detail);
     }
 
+    /// Whether keys live that were minted to replace the current version or the one before, and that no version holds: what the next
+    /// sweep would see.
     pub(super) async fn check_orphans(
         &mut self,
         current: &Credential,
@@ -177,44 +211,45 @@ impl Checkup<'_> {
         listing: &Listing,
     ) {
         let arn = &self.description.arn;
-        let coming = Marks::of(arn, current, previous);
-        let last = previous.map(|previous| Marks::of(arn, previous, None));
-        let old_enough =
-            |key: &&KeyEntry| listing.at.duration_since(key.created_at).unwrap_or_default() > ORPHANED_AFTER;
-        let replaces = |marks: &Marks, key: &KeyEntry| marks.attempt_of(key).is_some();
-        let marked: Vec<&KeyEntry> = listing
-            .keys
-            .iter()
-            .filter(|key| replaces(&coming, key) || last.as_ref().is_some_and(|last| replaces(last, key)))
-            .filter(old_enough)
-            .collect();
+        let mut versions = vec![(Marks::of(arn, current, previous), current.key_id.as_ref())];
+        if let Some(previous) = previous.filter(|previous| previous.account == current.account) {
+            versions.push((Marks::of(arn, previous, None), previous.key_id.as_ref()));
+        }
         let known: Vec<&Credential> = [Some(current), previous, pending].into_iter().flatten().collect();
-        let held = match marked.is_empty() {
-            true => Ok(Vec::new()),
-            false => self.session.held_key_ids(&self.description, &known).await,
+        let old_enough = |id: &KeyId| {
+            let entry = listing.keys.iter().find(|key| key.id == *id);
+            entry.is_some_and(|key| listing.at.duration_since(key.created_at).unwrap_or_default() > ORPHANED_AFTER)
         };
-        let held = match held {
-            Ok(held) => held,
-            Err(error) => return self.failed(CheckName::Orphans, &error),
+        let left = |held: &[ClaimedKeyId]| {
+            let LeftOver { mut lost, mut in_use } = left_over(&listing.keys, &versions, held, held);
+            lost.retain(old_enough);
+            in_use.retain(old_enough);
+            LeftOver { lost, in_use }
         };
-        let (healing, left): (Vec<&KeyEntry>, Vec<&KeyEntry>) =
-            marked.into_iter().filter(|key| !key.id.is_among(&held)).partition(|key| replaces(&coming, key));
-        let ids = |keys: &[&KeyEntry]| keys.iter().map(|key| key.id.to_string()).collect::<Vec<_>>().join(", ");
-        if healing.is_empty() && left.is_empty() {
+        let mut found = left(&known.iter().filter_map(|version| version.key_id.clone()).collect::<Vec<_>>());
+        // Other labels may hold them: that costs reads.
+        if found != LeftOver::default() {
+            found = match self.session.held_key_ids(&self.description, &known).await {
+                Ok(held) => left(&held),
+                Err(error) => return self.failed(CheckName::Orphans, &error),
+            };
+        }
+        let LeftOver { lost, in_use } = found;
+        if lost.is_empty() && in_use.is_empty() {
             return self
                 .passed(CheckName::Orphans, "No key that was minted for this secret is without a version.".to_owned());
         }
+        let ids = |ids: &[KeyId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let mut detail = "Keys were minted for this secret, and no version holds them.".to_owned();
-        if !healing.is_empty() {
-            detail += &format!(" {}: the next rotation replaces or revokes them.", ids(&healing));
+        if !lost.is_empty() {
+            detail +=
+                &format!(" {}: never used, as Kosli shows it; the next rotation replaces or revokes them.", ids(&lost));
         }
-        if !left.is_empty() {
+        if !in_use.is_empty() {
             detail += &format!(
-                " {}: left behind by the clean-up of the last rotation. The next one does not touch them: invoke finishSecret once \
-                 more for the version {}, or revoke them: {}.",
-                ids(&left),
-                current.version,
-                by_hand::revoke_keys(left.iter().map(|key| &key.id), &current.account, self.session.host())
+                " {}: used, or described otherwise; no rotation touches them. Revoke them when nobody uses them: {}.",
+                ids(&in_use),
+                by_hand::revoke_keys(&in_use, &current.account, self.session.host())
             );
         }
         self.not_ok(CheckName::Orphans, detail);
