@@ -70,8 +70,9 @@ impl fmt::Display for Service {
 }
 
 /// The fields of requests that are worth showing. Whatever could be, or name, a key's value is not among them.
-const SHOWN: [&str; 13] = [
+const SHOWN: [&str; 14] = [
     "SecretId",
+    "SecretIdList",
     "Name",
     "ClientRequestToken",
     "VersionId",

@@ -173,7 +173,7 @@ pub const FAULTS: &str = "refuse[:STATUS[:CODE][:retry-after=SECONDS][:message=T
     incomplete, html[:STATUS], kill-before, kill-after";
 
 /// Every operation that a [`Rule`] may name: Kosli's, then Secrets Manager's.
-pub const OPERATIONS: [&str; 25] = [
+pub const OPERATIONS: [&str; 30] = [
     "create",
     "list",
     "get",
@@ -184,13 +184,18 @@ pub const OPERATIONS: [&str; 25] = [
     "list-accounts",
     "get-account",
     "delete-account",
+    "BatchGetSecretValue",
     "CancelRotateSecret",
     "CreateSecret",
+    "DeleteResourcePolicy",
     "DeleteSecret",
     "DescribeSecret",
+    "GetRandomPassword",
+    "GetResourcePolicy",
     "GetSecretValue",
     "ListSecretVersionIds",
     "ListSecrets",
+    "PutResourcePolicy",
     "PutSecretValue",
     "RestoreSecret",
     "RotateSecret",

@@ -9,11 +9,17 @@
 //! - `operations`: one function for each operation on values, labels, tags and secrets
 //! - `rotation`: `RotateSecret`, and what the service does when a rotation ends
 //! - `list`: `ListSecrets` and `ListSecretVersionIds`
+//! - `batch`: `BatchGetSecretValue`
+//! - `password`: `GetRandomPassword`
+//! - `policy`: resource policies, which are kept and shown
 
 mod answer;
+mod batch;
 mod list;
 mod model;
 mod operations;
+mod password;
+mod policy;
 mod rotation;
 mod wire;
 
@@ -167,11 +173,16 @@ impl SecretsManager {
             "CreateSecret" => self.create_secret(parse(body)?),
             "DescribeSecret" => self.describe_secret(&parse(body)?),
             "GetSecretValue" => self.get_secret_value(&parse(body)?),
+            "BatchGetSecretValue" => self.batch_get_secret_value(&parse(body)?),
+            "GetRandomPassword" => self.get_random_password(&parse(body)?),
             "PutSecretValue" => self.put_secret_value(parse(body)?),
             "UpdateSecret" => self.update_secret(parse(body)?),
             "UpdateSecretVersionStage" => self.update_secret_version_stage(&parse(body)?),
             "ListSecretVersionIds" => self.list_secret_version_ids(&parse(body)?),
             "ListSecrets" => self.list_secrets(&parse(body)?),
+            "PutResourcePolicy" => self.put_resource_policy(parse(body)?),
+            "GetResourcePolicy" => self.get_resource_policy(&parse(body)?),
+            "DeleteResourcePolicy" => self.delete_resource_policy(&parse(body)?),
             "TagResource" => self.tag_resource(parse(body)?),
             "UntagResource" => self.untag_resource(&parse(body)?),
             "RotateSecret" => self.rotate_secret(parse(body)?),

@@ -63,11 +63,12 @@ def eventually(look, seconds=30):
 class Emulator:
     """`emulator serve`, with the real function behind RotateSecret, or with one that somebody else invokes."""
 
-    def __init__(self, log, function=FUNCTION, variables=()):
+    def __init__(self, log, function=FUNCTION, variables=(), options=()):
         self.log = log
         with log.open("w") as output:
             command = [TARGET / "emulator", "serve", "--port", "0"] + (["--function", function] if function else [])
             command += [argument for variable in variables for argument in ("--env", variable)]
+            command += options
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         self.endpoint = eventually(self._endpoint)
 

@@ -35,7 +35,7 @@ impl SecretsManager {
             }
             entry
         });
-        let (entries, next) = page(entries.collect(), &input.page)?;
+        let (entries, next) = page(entries.collect(), &input.page, PAGE)?;
         Ok(without_nulls(json!({ "SecretList": entries, "NextToken": next })))
     }
 
@@ -51,16 +51,16 @@ impl SecretsManager {
                 "KmsKeyIds": [secret.kms_key_id.as_deref().unwrap_or("DefaultEncryptionKey")],
             }))
         });
-        let (entries, next) = page(entries.collect(), &input.page)?;
+        let (entries, next) = page(entries.collect(), &input.page, PAGE)?;
         Ok(named(secret, json!({ "Versions": entries, "NextToken": next })))
     }
 }
 
-/// One page of `entries`. The token is the number of entries on the pages before.
-fn page(entries: Vec<Value>, page: &Page) -> Result<(Vec<Value>, Option<String>), Error> {
-    let size = page.max_results.unwrap_or(PAGE);
-    if !(1..=PAGE).contains(&size) {
-        return Err(Error::constraint("maxResults", &format!("have value between 1 and {PAGE}")));
+/// One page of `entries`, with `most` of them at most. The token is the number of entries on the pages before.
+pub(super) fn page(entries: Vec<Value>, page: &Page, most: usize) -> Result<(Vec<Value>, Option<String>), Error> {
+    let size = page.max_results.unwrap_or(most);
+    if !(1..=most).contains(&size) {
+        return Err(Error::constraint("maxResults", &format!("have value between 1 and {most}")));
     }
     let start = match &page.next_token {
         None => 0,
@@ -74,7 +74,7 @@ fn page(entries: Vec<Value>, page: &Page) -> Result<(Vec<Value>, Option<String>)
 }
 
 /// Every filter must match; of a filter's values, one. A value that begins with `!` matches what it does not describe.
-fn matches_all(secret: &Secret, filters: &[Filter]) -> Result<bool, Error> {
+pub(super) fn matches_all(secret: &Secret, filters: &[Filter]) -> Result<bool, Error> {
     for filter in filters {
         let mut matched = false;
         for value in &filter.values {

@@ -38,6 +38,7 @@ impl SecretsManager {
             description: input.description.filter(|text| !text.is_empty()),
             kms_key_id: input.kms_key_id,
             tags: input.tags.filter(|tags| !tags.is_empty()),
+            resource_policy: None,
             versions: Versions::default(),
             rotation: Rotation::default(),
             created: now,

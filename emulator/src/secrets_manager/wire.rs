@@ -58,6 +58,36 @@ pub(super) struct GetSecretValue {
 
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
+pub(super) struct BatchGetSecretValue {
+    pub(super) secret_id_list: Option<Vec<String>>,
+    pub(super) filters: Option<Vec<Filter>>,
+    #[serde(flatten)]
+    pub(super) page: Page,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(super) struct GetRandomPassword {
+    pub(super) password_length: Option<i64>,
+    pub(super) exclude_characters: String,
+    pub(super) exclude_lowercase: bool,
+    pub(super) exclude_uppercase: bool,
+    pub(super) exclude_numbers: bool,
+    pub(super) exclude_punctuation: bool,
+    pub(super) include_space: bool,
+    pub(super) require_each_included_type: Option<bool>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(super) struct PutResourcePolicy {
+    pub(super) secret_id: String,
+    pub(super) resource_policy: String,
+    pub(super) block_public_policy: Option<bool>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
 pub(super) struct PutSecretValue {
     pub(super) secret_id: String,
     pub(super) client_request_token: Option<String>,
