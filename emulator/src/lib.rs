@@ -17,6 +17,7 @@
 //! - [`lambda_endpoint`]: the same function behind an address that invokes it as Lambda's does, `sam local start-lambda` for one
 //! - [`rotation`]: what Secrets Manager does once `RotateSecret` has been called
 //! - `control`: what a person may see and change over HTTP
+//! - [`page`]: the same for a browser, with buttons
 //! - [`demo`]: one rotation, told as it happens
 
 mod call;
@@ -29,6 +30,7 @@ pub mod faults;
 mod hook;
 pub mod kosli;
 pub mod lambda_endpoint;
+pub mod page;
 pub mod process;
 mod quota;
 mod reply;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use emulator::faults::Rule;
 use emulator::kosli::{Role, Switches};
 use emulator::lambda_endpoint::LambdaEndpoint;
+use emulator::page::Page;
 use emulator::process::{FunctionProcess, invoke_external};
 use emulator::rotation::{self, Event, Retries};
 use emulator::runtime_api::{Function, Outcome};
@@ -163,7 +164,14 @@ impl Invoked {
 
 /// Lets a person play with what there is, until it is interrupted.
 pub(crate) async fn stay_up(emulator: Emulator, address: SocketAddr, invoked: Invoked) -> Result<(), String> {
-    emulator.set_hook(Arc::new(Narrator { invoked: invoked.clone() }));
+    let process = match &invoked {
+        Invoked::Process(process) => Some(process.clone()),
+        Invoked::Polling(_) | Invoked::Endpoint(_) => None,
+    };
+    let arn = Function::new(PathBuf::new()).arn();
+    let (page, see) = Page::serve(&emulator, SECRET, &arn, process).await.map_err(|error| error.to_string())?;
+    emulator.set_hook(Arc::new(Narrator { invoked: invoked.clone(), page: page.clone() }));
+    println!("See it in a browser: http://{see}/\n");
     print_welcome(&emulator, &format!("http://{}", asked_at(address)), &invoked, &key_of_a_person(&emulator));
 
     let invoking = emulator.clone();
@@ -171,7 +179,11 @@ pub(crate) async fn stay_up(emulator: Emulator, address: SocketAddr, invoked: In
         let (emulator, invoked) = (invoking.clone(), invoked.clone());
         async move { invoked.invoke(&emulator, &event).await }
     };
-    tokio::spawn(rotation::drive(emulator, Retries::default(), invoke, narrate));
+    let observe = move |rotation: &RotationRequest, event: &Event| {
+        narrate(rotation, event);
+        page.see_event(rotation, event);
+    };
+    tokio::spawn(rotation::drive(emulator, Retries::default(), invoke, observe));
     interrupted().await.map_err(|error| error.to_string())
 }
 
@@ -363,14 +375,16 @@ RotateSecret waits up to {} s for a function that you start yourself, with these
     println!("\nWhat happens from here on:");
 }
 
-/// Prints every call, and kills the function where a fault says so.
+/// Prints every call, shows it on the page, and kills the function where a fault says so.
 struct Narrator {
     invoked: Invoked,
+    page: Arc<Page>,
 }
 
 impl Hook for Narrator {
     fn after(&self, call: &Call) {
         println!("  {} | {call}", if call.tag == "function" { "function" } else { "caller  " });
+        self.page.see_call(call);
     }
 
     fn kill(&self, call: &Call) {

@@ -24,6 +24,7 @@ use tokio_rustls::server::TlsStream;
 use crate::call::Service;
 use crate::control;
 use crate::emulator::{Busy, Emulator, quiet_rounds};
+use crate::hook::BoxFuture;
 use crate::reply::{Body, Dropped, Reply, json};
 use crate::runtime_api::{self, Environment};
 use crate::tls::Identity;
@@ -33,7 +34,12 @@ use crate::tls::Identity;
 struct Port {
     tag: Arc<str>,
     environment: Arc<Environment>,
+    /// Where it is there, the port has pages for a browser, and nothing else.
+    pages: Option<Pages>,
 }
+
+/// Answers every request to a port of its own.
+pub(crate) type Pages = Arc<dyn Fn(Request<Bytes>) -> BoxFuture<'static, Response<Bytes>> + Send + Sync>;
 
 /// Largest body that is read: a secret's value has 65,536 bytes at most, escaped sixfold in the worst case.
 const LARGEST_BODY: usize = 1 << 20;
@@ -64,6 +70,13 @@ impl Emulator {
         Ok(address)
     }
 
+    /// Serves pages for a browser on a free port of the loopback interface, and nothing else there.
+    pub(crate) async fn listen_for_pages(&self, pages: Pages) -> io::Result<SocketAddr> {
+        let port = Port { tag: "page".into(), environment: self.environment().clone(), pages: Some(pages) };
+        let (address, _) = self.listen_at(port, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), None).await?;
+        Ok(address)
+    }
+
     /// The same, with a Runtime API of its own, and until the port is closed with the handle.
     pub(crate) async fn listen_for(
         &self,
@@ -72,10 +85,18 @@ impl Emulator {
         environment: Arc<Environment>,
         tls: Option<TlsAcceptor>,
     ) -> io::Result<(SocketAddr, AbortHandle)> {
+        self.listen_at(Port { tag: tag.into(), environment, pages: None }, address, tls).await
+    }
+
+    async fn listen_at(
+        &self,
+        port: Port,
+        address: SocketAddr,
+        tls: Option<TlsAcceptor>,
+    ) -> io::Result<(SocketAddr, AbortHandle)> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let emulator = self.clone();
-        let port = Port { tag: tag.into(), environment };
         let accepting = tokio::spawn(async move {
             loop {
                 match listener.accept().await {
@@ -141,6 +162,10 @@ impl Emulator {
             quiet_rounds().await;
         }
         let request = Request::from_parts(head, body.to_bytes());
+        if let Some(pages) = &port.pages {
+            drop(busy);
+            return Ok(self.dated(pages(request).await));
+        }
         if let Some(host) = misdirected(&request) {
             drop(busy);
             let text = format!("this is an emulator, and not {host}: nothing was done, and nothing was kept");

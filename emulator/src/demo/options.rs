@@ -15,7 +15,7 @@ cargo demo [--shape SHAPE] [--self-rotation] [--revoke WHEN] [--fault FAULT]... 
   --revoke WHEN       what becomes of the old key: after-grace-period (the default) or immediately
   --fault FAULT       what goes wrong, such as rotate#1=drop-after (Kosli mints a key, and the answer is lost),
                       rotate#1=kill-after (and the function is killed) or PutSecretValue#1=error-before; may be repeated
-  --serve             stay up afterwards, and print the lines to paste
+  --serve             stay up afterwards: a page for a browser, with buttons, and lines to paste
   --function PATH     the function's executable (default: build it)
 
 It exits with 0 if the rotation succeeded and every promise held.";
