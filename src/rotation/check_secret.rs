@@ -171,7 +171,7 @@ impl Checkup<'_> {
         );
         self.check_rotation();
         self.check_settings();
-        self.check_stuck(pending_id.is_some(), pending.as_ref().ok().and_then(Option::as_ref));
+        let is_stuck = self.check_stuck(pending_id.is_some(), pending.as_ref().ok().and_then(Option::as_ref));
         let current = match current.and_then(|version| {
             let version = version.ok_or_else(|| no_current_value(&self.secret()))?;
             let credential = Credential::parse_replaced(&version, &self.description, &version.id, CURRENT)?;
@@ -234,6 +234,8 @@ impl Checkup<'_> {
         self.check_old_key(&current, previous.as_ref(), &authority, &listing).await;
         self.check_orphans(&current, previous.as_ref(), pending.as_ref(), &listing).await;
         self.check_schedule(expiry);
+        // A rotation that is under way gives it a successor in time.
+        let dies = dies.filter(|_| pending_id.is_none() || is_stuck);
         let ends = [expiry, dies].into_iter().flatten().min();
         [ends, self.check_admin_expiry(admin_version.as_ref(), &authority).await]
     }
@@ -292,7 +294,7 @@ impl Checkup<'_> {
 
     /// `pending` is the version under `AWSPENDING`, if it has a value. One without has no date of its own: the secret's last
     /// change is the best that is known.
-    fn check_stuck(&mut self, is_pending: bool, pending: Option<&Version>) {
+    fn check_stuck(&mut self, is_pending: bool, pending: Option<&Version>) -> bool {
         let since = pending.map(|version| version.created).or(self.description.last_changed);
         let age = since.and_then(|since| self.now.duration_since(since).ok()).unwrap_or_default();
         if !is_pending {
@@ -312,6 +314,7 @@ impl Checkup<'_> {
                 ),
             );
         }
+        is_pending && age > STUCK_AFTER
     }
 
     fn passed(&mut self, name: CheckName, detail: String) {

@@ -51,6 +51,13 @@ pub fn emit(line: &str) {
     let _ = writeln!(Emit, "{line}");
 }
 
+/// What the function has emitted in this thread since the last search.
+pub fn emitted() -> String {
+    EMITTED.with_borrow(|emitted| {
+        emitted.as_ref().map(|emitted| String::from_utf8_lossy(&emitted.text).into_owned()).unwrap_or_default()
+    })
+}
+
 /// From now on all that the function emits in this thread is kept: its log as it is set up on Lambda, at its most verbose, and
 /// what a panic shows.
 pub(crate) fn keep_what_is_emitted() {

@@ -39,7 +39,7 @@ pub use asserts::{done, refused};
 pub use aws::aws;
 pub use canary::Canaries;
 pub use clock::{DAY, HOUR, rfc3339, start};
-pub use emitted::emit;
+pub use emitted::{emit, emitted};
 pub use executable::Executable;
 pub use gate::Gate;
 pub use invocation::TIMEOUT;
