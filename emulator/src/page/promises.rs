@@ -227,3 +227,157 @@ fn had_effect(call: &Call) -> bool {
 pub(super) fn short(id: &str) -> String {
     id.chars().take(8).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+    use crate::call::Service;
+    use crate::clock::Clock;
+    use crate::kosli::Kosli;
+    use crate::secrets_manager::SecretValue;
+
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+    /// One key under `AWSCURRENT`, which the function has minted, and a stranger's; no calls.
+    fn world() -> World {
+        let now = UNIX_EPOCH + 20_000 * DAY;
+        let mut kosli = Kosli::new(Clock::frozen(now));
+        for description in ["ours", "a stranger's"] {
+            kosli.add_key("acme", "ci", description, now - DAY, Some(now + 300 * DAY));
+        }
+        let mut keys: Vec<Key> = kosli.keys().cloned().collect();
+        keys[0].id = "ours".to_owned();
+        keys[0].minted_by = MintedBy::Create;
+        keys[1].id = "theirs".to_owned();
+        let versions = vec![version("1", AWSCURRENT, &keys[0].value)];
+        World { now, calls: Vec::new(), versions, keys, leaked_lines: 0, lines: 9 }
+    }
+
+    fn version(id: &str, label: &str, value: &str) -> Version {
+        Version {
+            id: id.to_owned(),
+            value: Some(SecretValue::Text(value.to_owned())),
+            stages: [label.to_owned()].into(),
+            created: UNIX_EPOCH,
+            accessed: None,
+            rotation_token: None,
+        }
+    }
+
+    fn call(number: usize, operation: &str, detail: &str) -> Call {
+        Call {
+            number,
+            tag: "function".to_owned(),
+            service: Service::Kosli,
+            operation: operation.to_owned(),
+            detail: detail.to_owned(),
+            key_id: None,
+            fault: None,
+            effect: Some(200),
+            outcome: String::new(),
+            status: Some(200),
+        }
+    }
+
+    fn succeeded() -> Seen {
+        Seen { ended: Some(Event::Succeeded), ..Seen::default() }
+    }
+
+    /// The promises that are not held, such as `I3 open`.
+    fn trouble(world: &World, seen: &Seen) -> Vec<String> {
+        let judged = judge(world, seen);
+        assert_eq!(judged.len(), 7);
+        let others = judged.into_iter().filter(|promise| promise.verdict != "held");
+        others.map(|promise| format!("{} {}", &promise.name[..2], promise.verdict)).collect()
+    }
+
+    #[test]
+    fn every_broken_promise_is_seen_and_what_a_person_does_breaks_none() {
+        type Change = fn(&mut World, &mut Seen);
+        let cases: [(&str, Change, &[&str]); 14] = [
+            ("nothing has happened", |_, _| {}, &[]),
+            ("a person revokes the current key", |world, _| world.keys[0].revoked_at = Some(world.now), &["I1 open"]),
+            ("readers got a dead key", |_, seen| seen.outages.push("dead".to_owned()), &["I1 broken"]),
+            (
+                "a key is minted and not stored",
+                |world, _| world.calls = vec![call(1, "rotate", "acme/ci/api-keys/ours/rotate"), call(2, "list", "")],
+                &["I2 broken"],
+            ),
+            (
+                "a key is minted and stored",
+                |world, _| world.calls = vec![call(1, "create", "acme/ci/api-keys"), call(2, "PutSecretValue", "")],
+                &[],
+            ),
+            (
+                "the answer of a mint is lost",
+                |world, _| {
+                    let mint = Call { fault: Some(Fault::DropAfter), ..call(1, "create", "acme/ci/api-keys") };
+                    world.calls = vec![mint, call(2, "list", "")];
+                },
+                &[],
+            ),
+            ("no version has the label", |world, _| world.versions.clear(), &["I1 open", "I3 broken"]),
+            ("an orphan is left", |world, _| world.keys[1].minted_by = MintedBy::Create, &["I3 broken"]),
+            (
+                "a lost key while the rotation goes on",
+                |world, seen| {
+                    world.keys[1].minted_by = MintedBy::Create;
+                    seen.ended = None;
+                },
+                &["I3 open"],
+            ),
+            (
+                "a stranger's key is revoked",
+                |world, _| world.calls = vec![call(1, "revoke", "acme/ci/api-keys/theirs")],
+                &["I4 broken"],
+            ),
+            ("a line of the log shows a key", |world, _| world.leaked_lines = 1, &["I5 broken"]),
+            ("an answer shows a key", |_, seen| seen.leaks = 1, &["I5 broken"]),
+            ("the labels are out of order", |_, seen| seen.disorder.push("so".to_owned()), &["I6 broken"]),
+            (
+                "the process dies by itself",
+                |_, seen| seen.failures.push("Runtime.ExitError".to_owned()),
+                &["I7 broken"],
+            ),
+        ];
+        for (what, change, expected) in cases {
+            let (mut world, mut seen) = (world(), succeeded());
+            change(&mut world, &mut seen);
+            assert_eq!(trouble(&world, &seen), expected, "{what}");
+        }
+        let named = Seen { failures: vec!["KosliForbidden".to_owned()], ..succeeded() };
+        assert_eq!(trouble(&world(), &named), [""; 0]);
+    }
+
+    #[test]
+    fn an_outage_is_what_the_function_has_brought_about() {
+        let dead = |change: fn(&mut World)| {
+            let mut world = world();
+            change(&mut world);
+            world.outage(&succeeded()).is_some()
+        };
+        assert!(!dead(|_| {}));
+        assert!(!dead(|world| world.keys[0].revoked_at = Some(world.now)), "by a person");
+        assert!(dead(|world| {
+            world.keys[0].revoked_at = Some(world.now);
+            world.calls = vec![call(1, "revoke", "acme/ci/api-keys/ours")];
+        }));
+        assert!(
+            dead(|world| world.keys[0].grace_ends_at = Some(world.now)),
+            "a rotation that left it current succeeded"
+        );
+        assert!(!dead(|world| world.now += 400 * DAY), "nobody has asked for a rotation in time");
+    }
+
+    #[test]
+    fn labels_are_in_order_when_the_new_version_is_current_and_no_other_is_pending() {
+        let labels = |current: &str, pending: &str| {
+            disorder(&[version(current, AWSCURRENT, ""), version(pending, AWSPENDING, "")], "2").is_none()
+        };
+        assert!(labels("2", "2"));
+        assert!(!labels("1", "2") && !labels("2", "3"));
+        assert!(disorder(&[version("2", AWSCURRENT, "")], "2").is_none());
+    }
+}
