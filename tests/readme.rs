@@ -267,7 +267,7 @@ fn every_test_that_proves_something_exists() {
 /// Links within the repository, to files and to headings.
 #[test]
 fn every_link_leads_somewhere() {
-    let pages = ["README.md", "SECURITY.md"].into_iter().map(PathBuf::from).chain(
+    let pages = ["README.md", "SECURITY.md", "emulator/README.md"].into_iter().map(PathBuf::from).chain(
         std::fs::read_dir("docs").expect("tests run in the package's folder").map(|page| page.expect("a page").path()),
     );
     let mut links = 0;

@@ -6,6 +6,7 @@
 mod aws_client;
 
 use aws_client::{Aws, text, token};
+use emulator::faults::OPERATIONS;
 use serde_json::{Value, json};
 
 const INVALID: &str = "InvalidParameterException";
@@ -167,4 +168,17 @@ fn a_resource_policy_is_kept_and_shown() {
     assert!(aws.ok("GetResourcePolicy", of).get("ResourcePolicy").is_none());
     assert_eq!(aws.refused("GetResourcePolicy", json!({ "SecretId": "a/deleted" })).0, "InvalidRequestException");
     assert_eq!(aws.refused("GetResourcePolicy", json!({ "SecretId": token(9) })).0, "ResourceNotFoundException");
+}
+
+#[test]
+fn the_readme_names_every_operation() {
+    let readme = include_str!("../README.md");
+    let of_aws: Vec<_> = OPERATIONS.iter().filter(|name| name.starts_with(char::is_uppercase)).collect();
+    assert!(of_aws.len() > 15);
+    for operation in of_aws {
+        assert!(readme.contains(&format!("`{operation}`")), "{operation}");
+        // And the service does know it.
+        let answer = Aws::new().call(operation, json!({}));
+        assert_ne!(answer.err().map(|(kind, _)| kind).as_deref(), Some("UnknownOperationException"), "{operation}");
+    }
 }
