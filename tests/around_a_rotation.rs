@@ -590,7 +590,8 @@ fn a_key_that_the_mint_has_rotated_by_its_kept_id_is_replaced() {
         });
         done(world.step(&third, "createSecret").await);
         assert!(world.key("AWSCURRENT").unwrap().rotated_at.is_some(), "{}", world.story());
-        done(world.step(&third, "finishSecret").await);
+        let answer = done(world.step(&third, "finishSecret").await);
+        assert!(warnings(&answer).contains("AWSPREVIOUS has it"), "{answer}");
         assert_eq!(world.key("AWSCURRENT").unwrap().rotated_at, None, "{}", world.story());
     });
 }

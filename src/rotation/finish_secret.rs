@@ -167,8 +167,7 @@ async fn decide(
                     None => KeyOf::Unknown,
                     Some(marked) if marked.key().same(current.key()) => KeyOf::Current,
                     Some(marked) if marked.key_id.is_none() || marked.key_id != current.key_id => KeyOf::Other,
-                    // Where a successor keeps its id, the mint has rotated whichever key of that id was current.
-                    Some(marked) if marked.key_id == pending.key_id => KeyOf::Current,
+                    Some(marked) if marked.key_id == pending.key_id => KeyOf::OneId,
                     Some(_) => KeyOf::OtherWithItsId,
                 });
             }
@@ -233,6 +232,10 @@ fn said(invocation: &Invocation<'_>, note: &Note) -> String {
              the secret while it was rotated, the version under AWSPREVIOUS has the edit.",
             fields.join(", ")
         ),
+        Note::OtherKeyOfOneId => "Another key was current than the one that was to be replaced, with the same id, which this Kosli gives \
+                                  to successors too: the mint has rotated whichever key had it, so the new version was promoted. If \
+                                  somebody put that key in by hand, AWSPREVIOUS has it."
+            .to_owned(),
         Note::OtherKeyWasDead => {
             "Somebody had put another key under AWSCURRENT while the secret was rotated. Kosli does not \
                                   accept that key, so the new version was promoted over it; AWSPREVIOUS has it."

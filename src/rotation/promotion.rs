@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | the current version | | promote: a clean rotation |
 //! | another version with the current key: a field was edited meanwhile | dying | promote, and name the fields |
+//! | another version, and successors keep the id: the mint has rotated whichever key was current | dying | promote, and say so |
 //! | a version with another key; or the pending version was current before | works | stop: `PendingSuperseded` |
 //! | the same | dead | promote, and say so |
 //! | cannot be told | | promote, and say so where fields differ |
@@ -77,6 +78,8 @@ pub(super) enum KeyOf {
     Other,
     /// Another, and the current version names that one's id: somebody has put a key in beside it.
     OtherWithItsId,
+    /// Another, and all three have one id: successors keep it, so the mint has rotated whichever key was current.
+    OneId,
     /// It cannot be read.
     Unknown,
 }
@@ -114,6 +117,8 @@ pub(super) enum Note {
     MayOverwriteEdit(Vec<String>),
     /// Somebody had put in another key, which is dead.
     OtherKeyWasDead,
+    /// Another key with the same id was current, and the mint has rotated whatever has that id.
+    OtherKeyOfOneId,
 }
 
 /// Why nothing is promoted.
@@ -166,6 +171,7 @@ impl fmt::Display for Dying {
 enum Origin {
     CurrentVersion,
     SameKey,
+    OneId,
     OtherKey,
     Unknown,
 }
@@ -187,6 +193,7 @@ pub(super) fn next(seen: &Seen<'_>) -> Next {
     let differing = || seen.differing.to_vec();
     match (origin, seen.facts.current_key) {
         (Origin::CurrentVersion, _) => Next::Promote(None),
+        (Origin::OneId, _) => Next::Promote(Some(Note::OtherKeyOfOneId)),
         (Origin::SameKey | Origin::Unknown, _) if seen.differing.is_empty() => Next::Promote(None),
         (Origin::SameKey, _) => Next::Promote(Some(Note::EditOverwritten(differing()))),
         (Origin::Unknown, _) => Next::Promote(Some(Note::MayOverwriteEdit(differing()))),
@@ -282,6 +289,7 @@ impl<'a> Seen<'a> {
         match self.facts.marked_version {
             None => Err(Fact::KeyOf(version.clone())),
             Some(KeyOf::Current) => Ok(Origin::SameKey),
+            Some(KeyOf::OneId) => Ok(Origin::OneId),
             Some(KeyOf::Other | KeyOf::OtherWithItsId) => Ok(Origin::OtherKey),
             Some(KeyOf::Unknown) => Ok(Origin::Unknown),
         }
@@ -503,6 +511,12 @@ mod tests {
                     ..Facts::default()
                 },
                 superseded(None),
+            ),
+            case(
+                "another key, and all have one id",
+                vec![key("k2", "v0", 0)],
+                Facts { marked_version: Some(KeyOf::OneId), ..Facts::default() },
+                Next::Promote(Some(Note::OtherKeyOfOneId)),
             ),
             case(
                 "another key that is dead",
