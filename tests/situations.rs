@@ -965,3 +965,18 @@ fn a_key_id_tag_that_changes_after_the_mint_does_not_block_the_promotion() {
         }
     });
 }
+
+/// As an empty variable is an unset one.
+#[test]
+fn an_empty_tag_is_no_tag() {
+    Testbed::run(async |testbed| {
+        for shape in [Shape::ApiKey, Shape::Environment] {
+            let world = testbed.world(&Setting { shape, ..Setting::default() });
+            for tag in ["org", "service-account", "key-id", "grace-period-hours", "revoke-old-key", "key-ttl-days"] {
+                world.tag(&format!("kosli:{tag}"), "");
+            }
+            world.rotate_completely(&turn(0)).await;
+            world.assert_completed();
+        }
+    });
+}
