@@ -6,7 +6,7 @@
 use emulator::rotation::{STEPS, step_event};
 use emulator::runtime_api::FunctionError;
 use serde_json::{Value, json};
-use testbed::{ACCOUNT, ADMIN_SECRET, DAY, DESCRIPTION, ORG, Setting, Shape, Testbed, World, second, token};
+use testbed::{ACCOUNT, ADMIN_SECRET, DAY, DESCRIPTION, ORG, Setting, Shape, Testbed, World, refused, second, token};
 
 /// Where the key stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,9 +16,15 @@ enum Place {
     /// The key's id stands where the key belongs.
     Swapped,
     SwappedWithTag,
+    /// The same, and nothing names an id.
+    IdAlone,
+    /// With a word before it.
+    IdFieldWithAWord,
     IdTag,
     IdTagBesideField,
     IdLabel,
+    /// The label of a version that is not in use, which is removed before the mint.
+    StaleLabel,
     OrgField,
     OrgTag,
     AccountField,
@@ -31,18 +37,22 @@ enum Place {
 }
 
 use Place::{
-    AccountField, AccountTag, Description, FieldName, IdField, IdFieldOfAdminSecret, IdFieldOfEnvironment, IdLabel,
-    IdTag, IdTagBesideField, OrgField, OrgTag, OtherField, Swapped, SwappedAdminSecret, SwappedWithTag,
+    AccountField, AccountTag, Description, FieldName, IdAlone, IdField, IdFieldOfAdminSecret, IdFieldOfEnvironment,
+    IdFieldWithAWord, IdLabel, IdTag, IdTagBesideField, OrgField, OrgTag, OtherField, StaleLabel, Swapped,
+    SwappedAdminSecret, SwappedWithTag,
 };
 
-const PLACES: [Place; 16] = [
+const PLACES: [Place; 19] = [
     IdField,
     IdFieldOfEnvironment,
     Swapped,
     SwappedWithTag,
+    IdAlone,
+    IdFieldWithAWord,
     IdTag,
     IdTagBesideField,
     IdLabel,
+    StaleLabel,
     OrgField,
     OrgTag,
     AccountField,
@@ -66,6 +76,8 @@ enum Whose {
     /// One of another organization, which Kosli accepts there.
     Elsewhere,
 }
+
+const EVERYBODY: [Whose; 4] = [Whose::Own, Whose::Other, Whose::Admin, Whose::Elsewhere];
 
 fn misplaced(world: &World, whose: Whose) -> String {
     match whose {
@@ -93,7 +105,7 @@ fn admin(world: &World) -> (String, String) {
 impl Place {
     fn shape(self) -> Shape {
         match self {
-            IdTag | IdLabel | OrgTag | AccountTag | SwappedWithTag => Shape::Plain,
+            IdTag | IdLabel | OrgTag | AccountTag | SwappedWithTag | IdAlone => Shape::Plain,
             IdFieldOfEnvironment => Shape::Environment,
             _ => Shape::ApiKey,
         }
@@ -113,7 +125,8 @@ impl Place {
                 value["api_key"] = id.into();
                 value["key_id"] = misplaced.into();
             }),
-            SwappedWithTag => id.to_owned(),
+            IdFieldWithAWord => whole(&|value| value["key_id"] = format!("token:{misplaced}").into()),
+            SwappedWithTag | IdAlone => id.to_owned(),
             OrgField => whole(&|value| value["org"] = misplaced.into()),
             AccountField => whole(&|value| value["service_account"] = misplaced.into()),
             OtherField => whole(&|value| value["note"] = misplaced.into()),
@@ -129,9 +142,15 @@ impl Place {
         let tag = |name: &str| world.tag(name, misplaced);
         match self {
             IdTag | IdTagBesideField | SwappedWithTag => tag("kosli:key-id"),
+            IdAlone => world.untag("kosli:key-id"),
             OrgTag => tag("kosli:org"),
             AccountTag => tag("kosli:service-account"),
             IdLabel => label(world, misplaced, &token("hand", 0)),
+            StaleLabel => {
+                label(world, misplaced, &token("first", 0));
+                // Whoever refuses may echo what was asked.
+                world.rule("UpdateSecretVersionStage#1=refuse:400:AccessDeniedException");
+            }
             Description => {
                 let now = world.emulator.clock().now();
                 let add = |description: &str| {
@@ -205,7 +224,15 @@ const MODES: [bool; 2] = [true, false];
 fn it_gets_out_of_no_step_and_of_no_report() {
     Testbed::run(async |testbed| {
         for place in PLACES {
-            for whose in [Whose::Own, Whose::Other, Whose::Admin, Whose::Elsewhere] {
+            // Whether it is a key matters where an id belongs; anywhere else one is as good as another.
+            let is_for_an_id = [IdField, IdTag, IdLabel, IdFieldOfAdminSecret].contains(&place);
+            let whose: &[Whose] = match place {
+                _ if is_for_an_id => &EVERYBODY,
+                // Of another's key nobody can tell that such an id has it in it.
+                IdFieldWithAWord => &[Whose::Own],
+                _ => &[Whose::Own, Whose::Other],
+            };
+            for &whose in whose {
                 for admin in MODES {
                     let (world, misplaced) = begin(testbed, place, whose, admin);
                     check(&world).await;
@@ -218,11 +245,11 @@ fn it_gets_out_of_no_step_and_of_no_report() {
                             .with_kosli(|kosli| kosli.add_key(ORG, ACCOUNT, DESCRIPTION, now, Some(now + DAY)));
                         put_pending(&world, &place.value(&id, &key, &misplaced));
                     }
-                    for step in STEPS {
+                    check(&world).await;
+                    for step in STEPS.into_iter().chain(["finishSecret"]) {
                         let _ = world.invoke(0, &step_event(&rotation, step)).await;
-                        check(&world).await;
                     }
-                    let _ = world.step(&rotation, "finishSecret").await;
+                    check(&world).await;
                 }
             }
         }
@@ -233,7 +260,7 @@ fn it_gets_out_of_no_step_and_of_no_report() {
 #[test]
 fn the_mistake_is_named() {
     Testbed::run(async |testbed| {
-        for whose in [Whose::Own, Whose::Other, Whose::Admin] {
+        for whose in EVERYBODY {
             for place in [IdField, IdFieldOfEnvironment, Swapped, SwappedWithTag, IdTag, IdLabel] {
                 for admin in MODES {
                     let (world, _) = begin(testbed, place, whose, admin);
@@ -250,6 +277,23 @@ fn the_mistake_is_named() {
                     assert_eq!(world.minted().len(), minted, "{what}");
                 }
             }
+        }
+    });
+}
+
+/// Without anything that names an id, the list tells.
+#[test]
+fn an_id_alone_is_no_key() {
+    Testbed::run(async |testbed| {
+        for (place, word) in [
+            (IdAlone, "the id of a key where the key itself belongs"),
+            (IdFieldWithAWord, "a key where a key's id belongs"),
+        ] {
+            let (world, _) = begin(testbed, place, Whose::Own, true);
+            let rotation = world.begin_rotation(&second()).unwrap();
+            let message = refused(world.step(&rotation, "createSecret").await, "InvalidSecret");
+            assert!(message.contains(word), "{message}");
+            assert_eq!(world.minted().len(), 0, "{}", world.story());
         }
     });
 }
