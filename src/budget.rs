@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use crate::clock::Clock;
 
-/// The function's time-out in the template, for an invocation whose deadline makes no sense.
-const TEMPLATE_TIMEOUT: Duration = Duration::from_secs(90);
+/// The function's time-out in the template; also for an invocation whose deadline makes no sense.
+pub const TEMPLATE_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// What is kept back at the end of an invocation, to answer before Lambda kills the process.
 const ANSWER_RESERVE: Duration = Duration::from_millis(1_500);

@@ -61,13 +61,25 @@ impl Document {
     /// What is wrong with the shape, naming the field.
     pub fn parse(text: SecretString) -> Result<Self, DocumentError> {
         let trimmed = text.expose_secret().trim();
+        if trimmed.starts_with('\u{feff}') {
+            return Err(DocumentError(
+                "begins with a byte order mark (BOM), which an editor has put there: leave it out".to_owned(),
+            ));
+        }
         if trimmed.starts_with(ApiKey::JSON) {
             return Self::parse_json(text);
         }
-        let Some(key) = ApiKey::parse(trimmed) else {
+        if let Some(name) = assigned(trimmed) {
             return Err(DocumentError(format!(
-                "is neither JSON nor a plain key: one run of 1 to {} visible ASCII characters",
-                ApiKey::LONGEST
+                "begins with `{name}`, like a line of a script or of a request: it is to be the key alone, or JSON"
+            )));
+        }
+        let Some(key) = ApiKey::parse(trimmed) else {
+            let has_blanks = trimmed.contains(char::is_whitespace);
+            return Err(DocumentError(format!(
+                "is neither JSON nor a plain key, which is one run of 1 to {} visible ASCII characters{}",
+                ApiKey::LONGEST,
+                if has_blanks { ": it has white space in it" } else { "" }
             )));
         };
         let key_span = 0..text.expose_secret().len();
@@ -100,7 +112,13 @@ impl Document {
             }));
         };
         let key_value = ApiKey::parse(key_text.expose_secret()).ok_or_else(|| {
-            DocumentError(format!("has a `{key}` that is not one run of visible ASCII characters, or begins like JSON"))
+            let what = match key_text.expose_secret() {
+                text if text.contains(char::is_whitespace) => "has white space in it",
+                text if text.starts_with('\u{feff}') => "begins with a byte order mark (BOM)",
+                text if text.starts_with(ApiKey::JSON) => "begins like JSON",
+                _ => "is not one run of visible ASCII characters",
+            };
+            DocumentError(format!("has a `{key}` that {what}"))
         })?;
         let span = |raw: &RawValue| {
             // `raw` is borrowed from `json`, so its address tells where it stands in it.
@@ -217,6 +235,17 @@ impl Document {
 #[allow(clippy::expect_used, reason = "a document that is put together wrongly must not be stored")]
 fn piece(text: &str, range: Range<usize>) -> &str {
     text.get(range).expect("spans are in order and inside the value")
+}
+
+/// The words that a plain key is put in together with, by mistake, where a value begins with them.
+fn assigned(text: &str) -> Option<&'static str> {
+    const NAMES: [&str; 5] = ["KOSLI_API_TOKEN", "KOSLI_API_KEY", "KOSLI_TOKEN", "api_key", "Authorization"];
+    let begins = |word: &str| text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
+    let is_assigned = |name: &&str| {
+        begins(name) && text.get(name.len()..).is_some_and(|rest| rest.trim_start().starts_with(['=', ':']))
+    };
+    let words = ["export ", "set ", "Bearer ", "'"].into_iter().find(|word| begins(word));
+    words.map(str::trim_end).or_else(|| NAMES.into_iter().find(is_assigned))
 }
 
 /// A key or an id, which are visible ASCII, as a JSON string.
@@ -355,6 +384,15 @@ mod tests {
             ("", "neither JSON nor a plain key"),
             ("two canaries", "neither JSON nor a plain key"),
             ("canaryé", "neither JSON nor a plain key"),
+            ("two canaries", "it has white space in it"),
+            ("\u{feff}canary", "byte order mark"),
+            ("\u{feff}{\"api_key\":\"canary\"}", "byte order mark"),
+            ("KOSLI_API_TOKEN=canary", "begins with `KOSLI_API_TOKEN`"),
+            ("kosli_api_token = canary", "begins with `KOSLI_API_TOKEN`"),
+            ("export KOSLI_API_TOKEN=canary", "begins with `export`"),
+            ("api_key: canary", "begins with `api_key`"),
+            ("Bearer canary", "begins with `Bearer`"),
+            ("'canary'", "begins with `'`"),
             ("{\"api_key\":\"canary\"", "begins like JSON"),
             ("[\"canary\"]", "begins like JSON"),
             ("\"canary\"", "begins like JSON"),
@@ -367,8 +405,11 @@ mod tests {
             ("{\"api_key\":\"canary\",\"org\":[\"canary\"]}", "`org` that is not a string"),
             ("{\"api_key\":\"canary\",\"api_key\":\"canary\"}", "`api_key` twice"),
             ("{\"api_key\":\"canary\",\"KOSLI_API_TOKEN\":\"canary\"}", "two shapes"),
-            ("{\"api_key\":\"ca nary\"}", "not one run of visible ASCII"),
-            ("{\"api_key\":\"{\\\"api_key\\\":\\\"canary\\\"}\"}", "or begins like JSON"),
+            ("{\"api_key\":\"ca nary\"}", "`api_key` that has white space in it"),
+            ("{\"api_key\":\"canary\\n\"}", "`api_key` that has white space in it"),
+            ("{\"KOSLI_API_TOKEN\":\"\\ufeffcanary\"}", "`KOSLI_API_TOKEN` that begins with a byte order mark"),
+            ("{\"api_key\":\"canaryé\"}", "not one run of visible ASCII"),
+            ("{\"api_key\":\"{\\\"api_key\\\":\\\"canary\\\"}\"}", "begins like JSON"),
         ] {
             let error = parse(text).expect_err(text).to_string();
             assert!(error.contains(why), "{text}: {error}");

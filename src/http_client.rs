@@ -220,6 +220,15 @@ fn failure(error: reqwest::Error) -> ConnectorError {
     if never_connected { failure.never_connected() } else { failure }
 }
 
+/// The innermost cause of an error, which is what the operator needs: a name that does not resolve, a certificate, a closed port.
+pub fn innermost<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause
+}
+
 /// Why a body could not be read.
 #[derive(Debug)]
 pub enum BodyError {

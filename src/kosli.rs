@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use crate::api_key::ApiKey;
 use crate::budget::Budget;
 use crate::clock::from_epoch_seconds;
-use crate::http_client::{BodyError, read_bounded};
+use crate::http_client::{BodyError, innermost, read_bounded};
 use crate::identity::{Account, KeyId, Name};
 pub use answer::{Acceptance, KeyEntry, KosliError, Listing, MintAnswer, Minted, failed, key_in, keys_in, minted_in};
 
@@ -287,14 +287,9 @@ struct Answer {
 
 fn not_answered(error: &reqwest::Error) -> KosliError {
     if error.is_connect() {
-        // The innermost cause is what the operator needs: a name that does not resolve, a certificate, a closed port.
-        let mut cause: &dyn std::error::Error = error;
-        while let Some(source) = cause.source() {
-            cause = source;
-        }
-        return KosliError::NotSent(format!("no connection could be made: {cause}"));
+        return KosliError::NotSent(format!("no connection could be made: {}", innermost(error)));
     }
-    KosliError::Unclear("the connection broke before there was an answer".to_owned())
+    KosliError::Unclear(format!("the connection broke before there was an answer: {}", innermost(error)))
 }
 
 fn date(headers: &HeaderMap) -> Option<SystemTime> {

@@ -4,6 +4,7 @@
 //! rule for the whole function.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -20,7 +21,7 @@ use crate::api_key::{ApiKey, shows, without_words};
 use crate::budget::{Budget, Repeatable, TimedOut};
 use crate::config::Aws;
 use crate::event::{SecretId, VersionId};
-use crate::http_client::SdkHttpClient;
+use crate::http_client::{SdkHttpClient, innermost};
 use crate::schedule::Interval;
 
 /// The time-out of every call.
@@ -481,9 +482,20 @@ fn outcome<T, E: ProvideErrorMetadata>(
         Err(timed_out) => return Err(unclear(format!("no answer within {:.1} s", timed_out.0.as_secs_f32()))),
     };
     Err(match &error {
+        // Something in between has answered: a proxy, a firewall, another service's endpoint.
+        SdkError::ServiceError(service) if service.raw().status().is_client_error() && error.code().is_none() => {
+            SecretsManagerError::Refused {
+                operation,
+                code: format!("HTTP status {}", service.raw().status().as_u16()),
+                message:
+                    "the answer is none of Secrets Manager's: is a proxy or a firewall in between, or is the endpoint \
+                          another service's?"
+                        .to_owned(),
+            }
+        }
         SdkError::ServiceError(service) if service.raw().status().is_client_error() => SecretsManagerError::Refused {
             operation,
-            code: error.code().unwrap_or("(no code)").to_owned(),
+            code: error.code().unwrap_or_default().to_owned(),
             // Where a signature is wrong, the lines below show all that was signed, the session token with it.
             // Source: <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-troubleshooting.html>
             message: error.message().and_then(|message| message.lines().next()).unwrap_or_default().to_owned(),
@@ -496,10 +508,21 @@ fn outcome<T, E: ProvideErrorMetadata>(
             code: "RequestNotMade".to_owned(),
             message: "the SDK could not make the request: are region and credentials set?".to_owned(),
         },
-        SdkError::DispatchFailure(failure) if failure.is_user() || failure.is_other() => {
-            unclear("the request could not be sent".to_owned())
+        SdkError::DispatchFailure(failure) => {
+            let Some(failure) = failure.as_connector_error() else {
+                return Err(unclear("the request could not be sent".to_owned()));
+            };
+            let sent = failure.source().and_then(|cause| cause.downcast_ref::<reqwest::Error>());
+            let what = match sent {
+                Some(error) if error.is_connect() => "no connection could be made",
+                _ if failure.is_user() || failure.is_other() => "the request could not be sent",
+                _ => "the connection broke",
+            };
+            unclear(format!("{what}: {}", innermost(failure)))
         }
-        SdkError::DispatchFailure(_) => unclear("the connection failed or broke".to_owned()),
+        SdkError::ResponseError(response) => {
+            unclear(format!("its answer cannot be read (HTTP status {})", response.raw().status().as_u16()))
+        }
         _ => unclear("its answer cannot be read".to_owned()),
     })
 }

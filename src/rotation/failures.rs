@@ -1,11 +1,12 @@
 //! Failures that several steps can meet, in words for the operator: one wording each.
 
 use std::fmt;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use reqwest::{StatusCode, Url};
 
 use super::credential::Credential;
+use crate::budget::{Repeatable, TEMPLATE_TIMEOUT};
 use crate::by_hand;
 use crate::config::Policy;
 use crate::error::{Change, ErrorKind, RotationError};
@@ -46,7 +47,8 @@ pub(super) fn estimated_death(new_version_created: SystemTime, policy: Policy) -
 pub(super) fn aws_failed(error: &SecretsManagerError, secret: &SecretId) -> RotationError {
     let operation = error.operation();
     match error {
-        SecretsManagerError::Unclear { .. } => RotationError::before_any_change(
+        // Throttling passes, as an outage does.
+        _ if error.repeat_after().is_some() => RotationError::before_any_change(
             ErrorKind::SecretsManagerUnavailable,
             format!("Secrets Manager failed: {error}."),
             try_again(secret),
@@ -100,12 +102,18 @@ fn is_action(text: &str) -> bool {
 }
 
 /// The function's own time ran out while a service was asked.
-pub(super) fn out_of_time(error: &impl fmt::Display, secret: &SecretId) -> RotationError {
+pub(super) fn out_of_time(error: &impl fmt::Display, timeout: Duration, secret: &SecretId) -> RotationError {
     RotationError::before_any_change(
         ErrorKind::OutOfTime,
         format!("The invocation's time ran out: {error}."),
-        format!("If the function's time-out is shorter than 90 s, set it to that. {}", try_again(secret)),
+        format!("{}{}", longer(timeout), try_again(secret)),
     )
+}
+
+/// What to do about the function's time-out, if it is shorter than the template's, the little left out that passes before the handler
+/// is called.
+pub(super) fn longer(timeout: Duration) -> &'static str {
+    if timeout < TEMPLATE_TIMEOUT - Duration::from_secs(2) { "Set the function's time-out to 90 s. " } else { "" }
 }
 
 /// An error of Kosli in words for the operator: which key, which call.

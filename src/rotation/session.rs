@@ -253,7 +253,7 @@ impl Session<'_> {
     /// The function's own time ran out while a service was asked: that is not the service's fault.
     fn out_of_time(&self, error: &(impl Repeatable + fmt::Display)) -> Option<RotationError> {
         let is_over = self.budget.remaining().is_zero() && error.repeat_after().is_some();
-        is_over.then(|| failures::out_of_time(error, self.secret))
+        is_over.then(|| failures::out_of_time(error, self.budget.function_timeout(), self.secret))
     }
 
     /// An error of Secrets Manager in words for the operator.

@@ -112,7 +112,7 @@ impl Minter<'_> {
         let budget = &self.invocation.session.budget;
         let remaining = budget.remaining();
         if remaining < SHORTEST_MINT + STORE_RESERVE {
-            return Err(out_of_time(remaining, self.invocation.session.secret));
+            return Err(out_of_time(remaining, budget.function_timeout(), self.invocation.session.secret));
         }
         let limit = LONGEST_MINT.min(remaining - STORE_RESERVE);
         // Attempt bits that no key on the account carries, and none of this execution's that may be there.

@@ -12,7 +12,7 @@ use crate::event::SecretId;
 use crate::identity::KeyId;
 use crate::kosli::{KeyEntry, SHORTEST_MINT};
 use crate::rotation::credential::{Credential, KEY_ID_LABEL};
-use crate::rotation::failures::{dead_without_admin, try_again};
+use crate::rotation::failures::{dead_without_admin, longer, try_again};
 use crate::secrets_manager::STORE_RESERVE;
 
 /// Why nothing can be minted.
@@ -115,7 +115,7 @@ pub(super) fn twin_execution(id: &KeyId, age: Duration, wait: Duration, secret: 
 }
 
 /// There is no time for a mint and its store.
-pub(super) fn out_of_time(remaining: Duration, secret: &SecretId) -> RotationError {
+pub(super) fn out_of_time(remaining: Duration, timeout: Duration, secret: &SecretId) -> RotationError {
     RotationError::before_any_change(
         ErrorKind::OutOfTime,
         format!(
@@ -123,7 +123,7 @@ pub(super) fn out_of_time(remaining: Duration, secret: &SecretId) -> RotationErr
             remaining.as_secs(),
             (SHORTEST_MINT + STORE_RESERVE).as_secs()
         ),
-        format!("Set the function's time-out to 90 s. {}", try_again(secret)),
+        format!("{}{}", longer(timeout), try_again(secret)),
     )
 }
 
