@@ -13,6 +13,7 @@ const FUNCTION: &[&[&str]] = &[
     &["event", "kosli/answer"],
     &["config"],
     &["http_client"],
+    &["secrets_manager/outcome"],
     &["by_hand", "kosli", "marker", "secrets_manager"],
     &["function", "staging"],
     &["rotation/credential"],
