@@ -156,7 +156,7 @@ fn the_label_moves_once_whatever_becomes_of_the_answer() {
             ("UpdateSecretVersionStage=error-after:500", 1, None),
             ("UpdateSecretVersionStage=no-answer-after", 1, None),
             ("UpdateSecretVersionStage=garble", 1, None),
-            ("UpdateSecretVersionStage=refuse:400:ThrottlingException", 4, Some("SecretsManagerRefused")),
+            ("UpdateSecretVersionStage=refuse:400:ThrottlingException", 4, Some("SecretsManagerUnavailable")),
             ("UpdateSecretVersionStage=error-before:500", 4, Some("SecretsManagerUnavailable")),
             ("UpdateSecretVersionStage=refuse:400:AccessDeniedException", 1, Some("SecretsManagerRefused")),
         ] {
