@@ -171,8 +171,7 @@ pub(crate) async fn stay_up(emulator: Emulator, address: SocketAddr, invoked: In
     let arn = Function::new(PathBuf::new()).arn();
     let (page, see) = Page::serve(&emulator, SECRET, &arn, process).await.map_err(|error| error.to_string())?;
     emulator.set_hook(Arc::new(Narrator { invoked: invoked.clone(), page: page.clone() }));
-    println!("See it in a browser: http://{see}/\n");
-    print_welcome(&emulator, &format!("http://{}", asked_at(address)), &invoked, &key_of_a_person(&emulator));
+    print_welcome(&emulator, &format!("http://{}", asked_at(address)), see, &invoked, &key_of_a_person(&emulator));
 
     let invoking = emulator.clone();
     let invoke = move |event: Value| {
@@ -335,12 +334,13 @@ fn key_of_a_person(emulator: &Emulator) -> String {
     })
 }
 
-fn print_welcome(emulator: &Emulator, endpoint: &str, invoked: &Invoked, token: &str) {
+fn print_welcome(emulator: &Emulator, endpoint: &str, page: SocketAddr, invoked: &Invoked, token: &str) {
     println!(
         "\
 EMULATOR: nothing here is AWS or Kosli, every key is made up, and nothing is kept.
 Secrets Manager and Kosli listen on {endpoint} until you press Ctrl+C.
 The secret {SECRET} holds a made-up key of the Kosli service account {ORG}/{ACCOUNT}.
+See it in a browser: http://{page}/
 
 Paste into another terminal:
 
