@@ -43,7 +43,7 @@ const EMULATOR: &[&[&str]] = &[
     &["kosli/answer", "secrets_manager/model"],
     &["kosli/request", "secrets_manager/wire"],
     &["kosli", "secrets_manager"],
-    &["kosli/accounts", "secrets_manager/operations", "secrets_manager/password"],
+    &["kosli/accounts", "kosli/rules", "secrets_manager/operations", "secrets_manager/password"],
     &["secrets_manager/list", "secrets_manager/policy", "secrets_manager/rotation"],
     &["secrets_manager/batch"],
     &["call"],
