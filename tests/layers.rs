@@ -56,7 +56,7 @@ const EMULATOR: &[&[&str]] = &[
     &["page/words"],
     &["page/promises"],
     &["page"],
-    &["demo/options"],
+    &["demo/options", "demo/words"],
     &["demo/world"],
     &["demo/promises"],
     &["demo/narration"],

@@ -7,11 +7,13 @@
 //! - `options`: what a person may ask for
 //! - `world`: the accounts, keys and secrets that it happens to
 //! - `promises`: what was promised, and what was seen
+//! - `words`: steps, faults, answers and keys in words
 //! - `narration`: what happens, in words
 
 mod narration;
 mod options;
 mod promises;
+mod words;
 mod world;
 
 use std::path::PathBuf;
