@@ -115,6 +115,8 @@ def test_a_rotation_for_later_is_only_tested(aws, emulator, function):
     key_id, key = emulator.add_key("deploy")
     value = dumps({"KOSLI_API_TOKEN": key, "KOSLI_ORG": "acme", "KOSLI_SERVICE_ACCOUNT": "deploy"})
     aws.secrets.create_secret(Name="kosli/deploy", SecretString=value)
-    arn, token = aws.rotate_secret("kosli/deploy", RotateImmediately=False)
+    arn, _ = aws.rotate_secret("kosli/deploy", RotateImmediately=False)
+    # moto's answer names the current version; AWS names the one that it has made for the test.
+    token = next(version for version, stages in aws.labels("kosli/deploy").items() if stages == ["AWSPENDING"])
     assert function.invoke(event("testSecret", arn, token))["outcome"] == "tested the current key"
     assert aws.value("kosli/deploy") == value
