@@ -187,6 +187,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_claimed_is_compared_and_not_shown() {
+        let claimed = ClaimedKeyId::parse("made-up").expect("valid");
+        assert_eq!(format!("{claimed:?}"), "ClaimedKeyId(redacted)");
+        let id = |text| KeyId::parse(text).expect("valid");
+        assert!(claimed == id("made-up") && claimed != id("made"));
+        assert!(id("made-up").is_among([&claimed]) && !id("made").is_among([&claimed]));
+        for text in ["", ".", "a b", "a/b", "{", &"a".repeat(201)] {
+            assert!(ClaimedKeyId::parse(text).is_none() && KeyId::parse(text).is_none(), "{text}");
+        }
+    }
+
+    #[test]
     fn a_star_stands_for_any_run_of_characters_in_either_part() {
         let acme_ci = account("acme", "ci-deploy");
         for pattern in ["*/*", "acme/*", "acme/ci-*", "*/ci-deploy", "a*e/*-*y", "other/x, acme/ci-deploy"] {

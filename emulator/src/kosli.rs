@@ -127,6 +127,11 @@ impl Kosli {
         shown
     }
 
+    /// Gives a key another value: the emulator's own all begin alike.
+    pub fn set_value(&mut self, id: &str, value: &str) {
+        self.keys.iter_mut().filter(|key| key.id == id).for_each(|key| value.clone_into(&mut key.value));
+    }
+
     /// The ids of an account's odd keys, which are a stranger's: an id with other characters and no creation, a creation of 0
     /// and no end, and points in time with a fraction. They are made when they are first asked for, here or, with
     /// [`OddEntries::Strangers`], by any call about the account.
