@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail at any line")]
 
-use emulator::kosli::Role;
+use emulator::kosli::{KeyValue, ListInGrace, Role, Switches};
 use emulator::rotation::{STEPS, step_event};
 use emulator::runtime_api::FunctionError;
 use serde_json::{Value, json};
@@ -309,6 +309,24 @@ fn an_id_alone_is_no_key() {
             let message = refused(world.step(&rotation, "createSecret").await, "InvalidSecret");
             assert!(message.contains(word), "{message}");
             assert_eq!(world.minted().len(), 0, "{}", world.story());
+        }
+    });
+}
+
+/// A key's value may have its id in it, as many services' do: that is no key where an id belongs.
+#[test]
+fn an_id_that_its_own_key_contains_is_an_id() {
+    Testbed::run(async |testbed| {
+        for key_value in [KeyValue::IdDotSecret, KeyValue::IdThenSecret] {
+            for shape in [Shape::ApiKey, Shape::Plain] {
+                for list_in_grace in [ListInGrace::OwnExpiry, ListInGrace::Hidden] {
+                    let switches = Switches { key_value, list_in_grace, ..Switches::default() };
+                    let world =
+                        testbed.world(&Setting { shape, switches, revoke_immediately: true, ..Setting::default() });
+                    world.rotate_completely(&second()).await;
+                    world.assert_completed();
+                }
+            }
         }
     });
 }
