@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail at any line")]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use emulator::kosli::{Key, LastUsedAt, ListInGrace, SuccessorId, Switches};
@@ -15,8 +15,8 @@ use http::{Request, StatusCode};
 use kosli_key_rotation::marker::{Attempt, Mark};
 use serde_json::json;
 use testbed::{
-    ACCOUNT, DAY, DESCRIPTION, Gate, HOUR, ONCE, ORG, Setting, Shape, Testbed, World, aws, done, refused, rfc3339,
-    second, token, version_id,
+    ACCOUNT, DAY, DESCRIPTION, HOUR, ONCE, ORG, Setting, Shape, Testbed, World, aws, done, refused, rfc3339, second,
+    token, version_id,
 };
 
 /// Another execution rotates this key, with this grace period and a successor that carries the mark of the first version. The
@@ -305,25 +305,6 @@ fn a_tested_key_of_an_abandoned_rotation_is_named_and_not_touched() {
     });
 }
 
-/// Something happens once, right before the call of this operation with this number.
-struct Before {
-    operation: &'static str,
-    number: usize,
-    seen: AtomicUsize,
-    emulator: Emulator,
-    act: Box<dyn Fn(&Emulator) + Send + Sync>,
-}
-
-impl Gate for Before {
-    fn pass<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, ()> {
-        Box::pin(async move {
-            if call.operation == self.operation && self.seen.fetch_add(1, Ordering::SeqCst) + 1 == self.number {
-                (self.act)(&self.emulator);
-            }
-        })
-    }
-}
-
 /// Case 21. Between the promotion and a revocation somebody else goes on: nothing is revoked while `AWSCURRENT` is elsewhere or another
 /// version is pending.
 #[test]
@@ -337,15 +318,9 @@ fn nothing_is_revoked_once_somebody_else_is_at_work() {
             let body = json!({"SecretId": world.arn, "SecretString": world.edited(), "VersionStages": [label],
                               "ClientRequestToken": token("hand", 0)});
             // The first look at the labels belongs to the promotion.
-            world.set_gate(Some(Arc::new(Before {
-                operation: "DescribeSecret",
-                number: 2,
-                seen: AtomicUsize::new(0),
-                emulator: world.emulator.clone(),
-                act: Box::new(move |emulator| {
-                    aws(emulator, "PutSecretValue", &body).unwrap();
-                }),
-            })));
+            world.before_call("DescribeSecret", 2, move |emulator| {
+                aws(emulator, "PutSecretValue", &body).unwrap();
+            });
             let answer = done(world.step(&rotation, "finishSecret").await);
             assert_eq!(world.count(&["revoke"]), 0, "{}", world.story());
             assert_eq!(answer["old_key"], "cannot tell", "{answer}");
@@ -604,15 +579,9 @@ fn a_clean_up_that_sees_the_label_moved_back_does_not_say_that_the_new_key_is_cu
         let rotation = world.until_finish(&second()).await;
         let back = json!({"SecretId": world.arn, "VersionStage": "AWSCURRENT", "MoveToVersionId": token("first", 0),
                           "RemoveFromVersionId": second()});
-        world.set_gate(Some(Arc::new(Before {
-            operation: "DescribeSecret",
-            number: 2,
-            seen: AtomicUsize::new(0),
-            emulator: world.emulator.clone(),
-            act: Box::new(move |emulator| {
-                aws(emulator, "UpdateSecretVersionStage", &back).unwrap();
-            }),
-        })));
+        world.before_call("DescribeSecret", 2, move |emulator| {
+            aws(emulator, "UpdateSecretVersionStage", &back).unwrap();
+        });
         let message = refused(world.step(&rotation, "finishSecret").await, "CurrentMoved");
         let dies = rfc3339(world.kosli_key(&world.first_key).grace_ends_at.unwrap());
         assert!(message.contains("works until") && message.contains(&dies), "{message}");
