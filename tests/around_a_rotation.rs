@@ -10,35 +10,24 @@ use std::time::Duration;
 use emulator::kosli::{Key, LastUsedAt, ListInGrace, SuccessorId, Switches};
 use emulator::rotation::{Event, STEPS, step_event};
 use emulator::secrets_manager::RotationRequest;
-use emulator::{BoxFuture, Call, Emulator, Fault, Hook};
-use http::{Request, StatusCode};
+use emulator::{BoxFuture, Call, Fault, Hook};
+use http::StatusCode;
 use kosli_key_rotation::marker::{Attempt, Mark};
 use serde_json::json;
 use testbed::{
-    ACCOUNT, DAY, DESCRIPTION, HOUR, ONCE, ORG, Setting, Shape, Testbed, World, aws, done, refused, rfc3339, second,
-    token, version_id,
+    ACCOUNT, DAY, DESCRIPTION, HOUR, ONCE, ORG, Setting, Shape, Testbed, World, aws, done, refused, rfc3339,
+    rotate_by_hand, second, token, version_id,
 };
 
 /// Another execution rotates this key, with this grace period and a successor that carries the mark of the first version. The
 /// successor's value is lost.
 fn rotate_by_another(world: &World, key: &Key, grace_hours: u32) -> String {
     let before = world.minted().len();
-    rotate_at(&world.emulator, &world.arn, &token("first", 0), key, grace_hours);
+    let mark = Mark::of(&world.arn, &version_id(&token("first", 0)));
+    let expires_at = mark.expires_at(Attempt::fresh(&[]), world.emulator.clock().now(), DAY * 300);
+    let body = json!({"grace_period_hours": grace_hours, "expires_at": expires_at});
+    rotate_by_hand(&world.emulator, &key.id, &body);
     world.minted().remove(before).id
-}
-
-fn rotate_at(emulator: &Emulator, arn: &str, version: &str, key: &Key, grace_hours: u32) {
-    let expires_at =
-        Mark::of(arn, &version_id(version)).expires_at(Attempt::fresh(&[]), emulator.clock().now(), DAY * 300);
-    let path = format!("/api/v2/service-accounts/{ORG}/{ACCOUNT}/api-keys/{}/rotate", key.id);
-    let body = json!({"grace_period_hours": grace_hours, "expires_at": expires_at}).to_string();
-    let admin = emulator.with_kosli(|kosli| {
-        let admin = kosli.keys().find(|key| key.account != ACCOUNT && key.revoked_at.is_none());
-        admin.unwrap().value.clone()
-    });
-    let request = Request::post(path).header("authorization", format!("Bearer {admin}")).body(body.into()).unwrap();
-    let answer = emulator.with_kosli(|kosli| kosli.handle(&request));
-    assert!(answer.status().is_success(), "{answer:?}");
 }
 
 /// Moves a label, as a person does.

@@ -11,7 +11,7 @@ use emulator::rotation::{Event, step_event};
 use serde_json::{Value, json};
 use testbed::{
     ACCOUNT, ADMIN_SECRET, DAY, DESCRIPTION, HOUR, ONCE, ORG, Setting, Shape, Testbed, World, aws, done, refused,
-    rfc3339, second, token,
+    rfc3339, rotate_by_hand, second, token,
 };
 
 const EVERY_LIST: [ListInGrace; 3] = [ListInGrace::OwnExpiry, ListInGrace::EndOfGrace, ListInGrace::Hidden];
@@ -208,7 +208,7 @@ fn a_key_that_is_younger_than_the_version_is_not_taken_for_its_own() {
             world.untag("kosli:key-id");
             world.advance(DAY);
             let own = world.kosli_key(&world.first_key);
-            rotate_by_hand(&world, &own.id);
+            rotate_by_hand(&world.emulator, &own.id, &json!({}));
             world.advance(HOUR);
             let other = world.emulator.with_kosli(|kosli| {
                 let listed: Vec<String> =
@@ -222,17 +222,6 @@ fn a_key_that_is_younger_than_the_version_is_not_taken_for_its_own() {
             world.assert_kept();
         }
     });
-}
-
-/// A person rotates a key in Kosli, for a day's grace.
-fn rotate_by_hand(world: &World, id: &str) {
-    let admin = world.emulator.with_kosli(|kosli| {
-        kosli.keys().find(|key| key.account != ACCOUNT && key.revoked_at.is_none()).unwrap().value.clone()
-    });
-    let path = format!("/api/v2/service-accounts/{ORG}/{ACCOUNT}/api-keys/{id}/rotate");
-    let request =
-        http::Request::post(path).header("authorization", format!("Bearer {admin}")).body("{}".into()).unwrap();
-    assert!(world.emulator.with_kosli(|kosli| kosli.handle(&request)).status().is_success());
 }
 
 /// Case 10. The current key was revoked by hand, and Kosli goes on accepting it for some seconds.

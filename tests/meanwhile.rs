@@ -8,11 +8,11 @@ use std::time::Duration;
 use emulator::Emulator;
 use emulator::kosli::{LastUsedAt, RotateInGrace, Switches};
 use emulator::rotation::Event;
-use http::Request;
 use kosli_key_rotation::marker::{Attempt, Mark};
 use serde_json::json;
 use testbed::{
-    ACCOUNT, DAY, DESCRIPTION, HOUR, ONCE, ORG, Setting, Shape, Testbed, aws, done, refused, second, token, version_id,
+    ACCOUNT, DAY, DESCRIPTION, HOUR, ONCE, ORG, Setting, Shape, Testbed, aws, done, refused, rotate_by_hand, second,
+    token, version_id,
 };
 
 /// Another execution makes a key of its own and stores it under `AWSPENDING`; `named`: the value names the key's id.
@@ -87,16 +87,10 @@ fn a_refusal_because_another_execution_has_rotated_is_no_answer() {
             let world = testbed.world(&Setting { switches, ..Setting::default() });
             let rotation = world.begin_rotation(&second()).unwrap();
             let (key, arn) = (world.first_key.clone(), world.arn.clone());
-            let admin = world.emulator.with_kosli(|kosli| kosli.keys().find(|key| key.account == "platform").cloned());
-            let value = admin.unwrap().value;
             world.meanwhile("rotate", move |emulator| {
                 let mark = Mark::of(&arn, &version_id(&token("first", 0)));
                 let expires_at = mark.expires_at(Attempt::fresh(&[]), emulator.clock().now(), DAY * 300);
-                let path = format!("/api/v2/service-accounts/{ORG}/{ACCOUNT}/api-keys/{key}/rotate");
-                let body = json!({"grace_period_hours": 24, "expires_at": expires_at}).to_string();
-                let request =
-                    Request::post(path).header("authorization", format!("Bearer {value}")).body(body.into()).unwrap();
-                assert!(emulator.with_kosli(|kosli| kosli.handle(&request)).status().is_success());
+                rotate_by_hand(emulator, &key, &json!({"grace_period_hours": 24, "expires_at": expires_at}));
             });
             // The other execution may be about to store its key.
             refused(world.step(&rotation, "createSecret").await, "TwinExecution");

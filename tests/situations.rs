@@ -13,7 +13,7 @@ use kosli_key_rotation::marker::WINDOW;
 use serde_json::{Value, json};
 use testbed::{
     ACCOUNT, ADMIN_SECRET, DAY, DESCRIPTION, HOUR, ONCE, ORG, Setting, Shape, Testbed, World, done, key_in, refused,
-    token,
+    rotate_by_hand, token,
 };
 
 const EVERY_SHAPE: [Shape; 6] =
@@ -915,15 +915,7 @@ fn the_old_key_is_not_revoked_by_a_tag_that_was_not_believed_before_the_mint() {
             Setting { shape: Shape::Plain, strangers: false, revoke_immediately: true, switches, ..Setting::default() };
         let world = testbed.world(&setting);
         // An admin rotates the first key in Kosli and stores the successor by hand; the tag still names the first one.
-        let request = http::Request::post(format!(
-            "/api/v2/service-accounts/{ORG}/{ACCOUNT}/api-keys/{}/rotate",
-            world.first_key
-        ))
-        .header("authorization", format!("Bearer {}", made_by_hand(&world, "platform").value))
-        .body("{}".into())
-        .unwrap();
-        let answer = world.emulator.with_kosli(|kosli| kosli.handle(&request));
-        let minted: Value = serde_json::from_slice(answer.body()).unwrap();
+        let minted = rotate_by_hand(&world.emulator, &world.first_key, &json!({}));
         world.put(minted["key"].as_str().unwrap(), &token("hand", 0));
         let rotation = world.until_finish(&turn(0)).await;
         let answer = done(world.step(&rotation, "finishSecret").await);
