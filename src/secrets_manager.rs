@@ -282,15 +282,7 @@ impl SecretsManager {
         to: &VersionId,
         from: &VersionId,
     ) -> Result<(), SecretsManagerError> {
-        let call = self
-            .client
-            .update_secret_version_stage()
-            .secret_id(secret.as_str())
-            .version_stage(CURRENT)
-            .move_to_version_id(to.as_str())
-            .remove_from_version_id(from.as_str())
-            .send();
-        outcome("secretsmanager:UpdateSecretVersionStage", budget.call(CALL_TIMEOUT, Box::pin(call)).await).map(drop)
+        self.move_label(budget, secret, CURRENT, Some(to), Some(from)).await
     }
 
     /// Attaches a label, which no version has, to a version.
@@ -304,19 +296,7 @@ impl SecretsManager {
         label: &str,
         version: &VersionId,
     ) -> Result<(), SecretsManagerError> {
-        let attached = budget
-            .retry(async || {
-                let call = self
-                    .client
-                    .update_secret_version_stage()
-                    .secret_id(secret.as_str())
-                    .version_stage(label)
-                    .move_to_version_id(version.as_str())
-                    .send();
-                outcome("secretsmanager:UpdateSecretVersionStage", budget.call(CALL_TIMEOUT, Box::pin(call)).await)
-            })
-            .await;
-        attached.map(drop)
+        budget.retry(async || self.move_label(budget, secret, label, Some(version), None).await).await
     }
 
     /// Takes a label off a version.
@@ -330,24 +310,34 @@ impl SecretsManager {
         label: &str,
         version: &VersionId,
     ) -> Result<(), SecretsManagerError> {
-        let removed = budget
-            .retry(async || {
-                let call = self
-                    .client
-                    .update_secret_version_stage()
-                    .secret_id(secret.as_str())
-                    .version_stage(label)
-                    .remove_from_version_id(version.as_str())
-                    .send();
-                outcome("secretsmanager:UpdateSecretVersionStage", budget.call(CALL_TIMEOUT, Box::pin(call)).await)
-            })
-            .await;
+        let removed = budget.retry(async || self.move_label(budget, secret, label, None, Some(version)).await).await;
         match removed {
             // The label (or the version with it) is not there: what was wanted.
             Err(error) if error.is("InvalidParameterException") || error.is_not_found() => Ok(()),
             // The label may be anybody's, with a key where an id belongs.
-            other => other.map(drop).map_err(|error| error.without_words(|word| word.contains(label))),
+            other => other.map_err(|error| error.without_words(|word| word.contains(label))),
         }
+    }
+
+    /// Moves a label to a version, from a version, or both, in one call.
+    async fn move_label(
+        &self,
+        budget: &Budget,
+        secret: &SecretId,
+        label: &str,
+        to: Option<&VersionId>,
+        from: Option<&VersionId>,
+    ) -> Result<(), SecretsManagerError> {
+        let id = |version: &VersionId| version.as_str().to_owned();
+        let call = self
+            .client
+            .update_secret_version_stage()
+            .secret_id(secret.as_str())
+            .version_stage(label)
+            .set_move_to_version_id(to.map(id))
+            .set_remove_from_version_id(from.map(id))
+            .send();
+        outcome("secretsmanager:UpdateSecretVersionStage", budget.call(CALL_TIMEOUT, Box::pin(call)).await).map(drop)
     }
 }
 
