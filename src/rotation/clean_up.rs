@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::credential::{Credential, KEY_ID_LABEL};
+use super::credential::{Credential, is_in_place};
 use super::failures::{Role, estimated_death, promoted_key_dying, try_again};
 use super::invocation::{Invocation, OldKey, StepAnswer, View};
 use super::marks::{LeftOver, Marks, left_over};
@@ -341,9 +341,8 @@ impl CleanUp<'_> {
         let known: Vec<&Credential> =
             [Some(self.new), Some(self.replaced), self.before].into_iter().flatten().collect();
         let mut at_any_time = session.held_key_ids(&self.view.description, &known).await?;
-        let in_place = |labels: &Vec<String>| labels.iter().any(|label| !label.starts_with(KEY_ID_LABEL));
-        let labelled = known.into_iter().filter(|known| labels.versions.get(&known.version).is_some_and(in_place));
-        let now = session.held_key_ids(&labels, &labelled.collect::<Vec<_>>()).await?;
+        let in_place = known.into_iter().filter(|known| is_in_place(&labels, &known.version));
+        let now = session.held_key_ids(&labels, &in_place.collect::<Vec<_>>()).await?;
         at_any_time.extend(now.iter().cloned());
         Ok(Ok(Held { at_any_time, now }))
     }

@@ -169,6 +169,13 @@ impl Credential {
     }
 }
 
+/// Whether a version is in place: it carries a label that is more than the one with its key's id, which an abandoned version keeps until
+/// the next mint.
+pub fn is_in_place(description: &Description, version: &VersionId) -> bool {
+    let labels = description.versions.get(version);
+    labels.is_some_and(|labels| labels.iter().any(|label| !label.starts_with(KEY_ID_LABEL)))
+}
+
 /// The key of the admin secret's version; the error is the end of a sentence about the secret.
 pub fn admin_key(version: &Version) -> Result<ApiKey, String> {
     let value = version.value.clone().ok_or_else(|| "is binary".to_owned())?;

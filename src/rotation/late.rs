@@ -3,7 +3,7 @@
 
 use std::time::SystemTime;
 
-use super::credential::{Credential, KEY_ID_LABEL};
+use super::credential::{Credential, is_in_place};
 use super::failures::{Role, estimated_death};
 use super::marks::Marks;
 use super::session::Session;
@@ -11,7 +11,6 @@ use crate::by_hand;
 use crate::clock::rfc3339;
 use crate::config::Policy;
 use crate::error::RotationError;
-use crate::event::VersionId;
 use crate::identity::{Account, KeyId};
 use crate::kosli::KeyEntry;
 use crate::secrets_manager::{CURRENT, Description, PREVIOUS, Version, Which};
@@ -82,7 +81,7 @@ fn decide(seen: &Seen<'_>) -> LeftBehind {
     let by_age = by_age.map(|version| estimated_death(version.created, *policy));
     let unheld = version.filter(|version| {
         let held_by_previous = previous.as_ref().is_some_and(|previous| previous.key().same(version.key()));
-        !held_by_previous && !is_held(description, &version.version)
+        !held_by_previous && !is_in_place(description, &version.version)
     });
     LeftBehind {
         dies: marks.death(keys, current.key_id.as_ref(), policy.grace()).or(by_age),
@@ -94,12 +93,6 @@ fn decide(seen: &Seen<'_>) -> LeftBehind {
             (!rotated).then(|| (entry.id.clone(), version.account.clone()))
         }),
     }
-}
-
-/// Whether the version carries a label that is more than its key's id.
-fn is_held(description: &Description, version: &VersionId) -> bool {
-    let labels = description.versions.get(version);
-    labels.is_some_and(|labels| labels.iter().any(|label| !label.starts_with(KEY_ID_LABEL)))
 }
 
 impl LeftBehind {
@@ -144,6 +137,7 @@ mod tests {
 
     use super::*;
     use crate::config::RevokeOldKey;
+    use crate::event::VersionId;
     use crate::marker::{Attempt, Mark};
 
     const ARN: &str = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:kosli-AbCdEf";

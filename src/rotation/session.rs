@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use reqwest::{StatusCode, Url};
 
-use super::credential::{self, Credential, KEY_ID_LABEL};
+use super::credential::{self, Credential, KEY_ID_LABEL, is_in_place};
 use super::failures::{self, Role};
 use crate::api_key::ApiKey;
 use crate::budget::{Budget, Repeatable};
@@ -172,9 +172,7 @@ impl Session<'_> {
     ) -> Result<Vec<ClaimedKeyId>, RotationError> {
         let mut held: Vec<ClaimedKeyId> = known.iter().filter_map(|credential| credential.key_id.clone()).collect();
         for (version, labels) in &description.versions {
-            // A version with nothing but our own label is an abandoned one: the label goes before the next mint.
-            let abandoned = labels.iter().all(|label| label.starts_with(KEY_ID_LABEL));
-            if abandoned || known.iter().any(|credential| credential.version == *version) {
+            if !is_in_place(description, version) || known.iter().any(|credential| credential.version == *version) {
                 continue;
             }
             held.extend(
