@@ -348,6 +348,24 @@ impl Description {
     }
 }
 
+#[cfg(test)]
+impl Description {
+    /// A secret that is rotated and has these versions, for tables of tests.
+    pub(crate) fn of(arn: &str, versions: impl IntoIterator<Item = (VersionId, Vec<String>)>) -> Self {
+        Self {
+            arn: arn.to_owned(),
+            name: String::new(),
+            rotation_enabled: true,
+            rotated_before: true,
+            last_changed: None,
+            next_rotation: None,
+            rotation_interval: None,
+            tags: BTreeMap::new(),
+            versions: versions.into_iter().collect(),
+        }
+    }
+}
+
 /// A function's ARN without version or alias: seven parts, and the qualifier is the eighth.
 fn unqualified(arn: &str) -> &str {
     arn.match_indices(':').nth(6).map_or(arn, |(end, _)| arn.get(..end).unwrap_or(arn))

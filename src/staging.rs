@@ -70,8 +70,6 @@ fn over(description: &Description) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
 
     /// Every combination of labels on the event's version (`t`) and on two others.
@@ -92,21 +90,10 @@ mod tests {
             (&[], Err(ErrorKind::TokenNotStaged)),
             (&[("t", "AWSPENDING")], Err(ErrorKind::NoCurrentValue)),
         ] {
-            let versions: BTreeMap<VersionId, Vec<String>> = versions
+            let versions = versions
                 .iter()
-                .map(|(version, labels)| (id((*version).to_owned()), labels.split(' ').map(str::to_owned).collect()))
-                .collect();
-            let description = Description {
-                arn: String::new(),
-                name: String::new(),
-                rotation_enabled: true,
-                rotated_before: false,
-                last_changed: None,
-                next_rotation: None,
-                rotation_interval: None,
-                tags: BTreeMap::new(),
-                versions,
-            };
+                .map(|(version, labels)| (id((*version).to_owned()), labels.split(' ').map(str::to_owned).collect()));
+            let description = Description::of("", versions);
             let standing = Standing::of(&description, &id("t".to_owned())).map_err(|error| error.kind());
             assert_eq!(standing, expected, "{:?}", description.versions);
         }

@@ -132,7 +132,6 @@ impl LeftBehind {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
@@ -151,17 +150,7 @@ mod tests {
     fn described(labels: &str) -> Description {
         let labels: Vec<String> = labels.split_whitespace().map(str::to_owned).collect();
         let versions = if labels.is_empty() { vec![] } else { vec![(VersionId::trusted("v2"), labels)] };
-        Description {
-            arn: ARN.to_owned(),
-            name: String::new(),
-            rotation_enabled: true,
-            rotated_before: true,
-            last_changed: None,
-            next_rotation: None,
-            rotation_interval: None,
-            tags: BTreeMap::new(),
-            versions: versions.into_iter().collect(),
-        }
+        Description::of(ARN, versions)
     }
 
     /// A version that was made so many seconds after `v1`, with a key.

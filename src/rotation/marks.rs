@@ -155,7 +155,6 @@ pub(super) fn may_succeed(replaced: Option<&KeyEntry>, key: &KeyEntry) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::time::UNIX_EPOCH;
 
     use super::*;
@@ -180,17 +179,7 @@ mod tests {
 
     /// A version of the account `ci` (or another), with a key and maybe its id.
     fn credential(version: &str, account: &str, key: &str, key_id: Option<&str>) -> Credential {
-        let description = Description {
-            arn: ARN.to_owned(),
-            name: String::new(),
-            rotation_enabled: true,
-            rotated_before: false,
-            last_changed: None,
-            next_rotation: None,
-            rotation_interval: None,
-            tags: BTreeMap::new(),
-            versions: BTreeMap::new(),
-        };
+        let description = Description::of(ARN, []);
         let key_id = key_id.map(|id| format!(r#","key_id":"{id}""#)).unwrap_or_default();
         let value = format!(r#"{{"api_key":"made-up-{key}","org":"acme","service_account":"{account}"{key_id}}}"#);
         let version = Version {

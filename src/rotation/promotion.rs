@@ -302,7 +302,6 @@ fn end_of(key: &KeyEntry) -> Option<SystemTime> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
 
     use super::*;
     use crate::marker::Attempt;
@@ -360,21 +359,14 @@ mod tests {
     fn decided(case: &Case, facts: Facts) -> Next {
         let labels = |label: &str| vec![label.to_owned()];
         let pending = if case.was_current { vec!["AWSPENDING", "AWSPREVIOUS"] } else { vec!["AWSPENDING"] };
-        let description = Description {
-            arn: ARN.to_owned(),
-            name: String::new(),
-            rotation_enabled: true,
-            rotated_before: true,
-            last_changed: None,
-            next_rotation: None,
-            rotation_interval: None,
-            tags: BTreeMap::new(),
-            versions: BTreeMap::from([
+        let description = Description::of(
+            ARN,
+            [
                 (version("v0"), labels(if case.was_current { "by-hand" } else { "AWSPREVIOUS" })),
                 (version("v1"), labels("AWSCURRENT")),
                 (version("v2"), pending.into_iter().map(str::to_owned).collect()),
-            ]),
-        };
+            ],
+        );
         let differing: Vec<String> = case.differing.iter().map(|name| (*name).to_owned()).collect();
         let listing = case.keys.clone().map(|keys| Listing { keys, odd: 0, at: at(NOW + 3_600) });
         let (current, pending, key) = (version("v1"), version("v2"), claimed("k2"));

@@ -390,7 +390,6 @@ impl Mint {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::time::UNIX_EPOCH;
 
     use super::*;
@@ -737,17 +736,8 @@ mod tests {
             let label =
                 words.iter().find_map(|word| word.strip_prefix("label=")).map(|id| format!("{KEY_ID_LABEL}{id}"));
             let versions = [("third".to_owned(), label.into_iter().collect())];
-            let description = Description {
-                arn: ARN.to_owned(),
-                name: "kosli".to_owned(),
-                rotation_enabled: true,
-                rotated_before: true,
-                last_changed: None,
-                next_rotation: None,
-                rotation_interval: None,
-                tags: BTreeMap::new(),
-                versions: versions.into_iter().map(|(id, labels)| (VersionId::trusted(id), labels)).collect(),
-            };
+            let versions = versions.into_iter().map(|(id, labels)| (VersionId::trusted(id), labels));
+            let description = Description { name: "kosli".to_owned(), ..Description::of(ARN, versions) };
             let listing = Listing { keys: listed(list), odd: 0, at: now() };
             let mut case = Self { words, description, look: Look::at(listing), tried: Tried::default() };
             for word in known.split_whitespace() {
