@@ -5,10 +5,10 @@
 //!
 //! - [`values`]: what things are called, and what is in a secret's value
 //! - [`mod@clock`], which stands still: time
-//! - [`canary`], [`emitted`]: the search for keys and rotation tokens in all that the function emits
+//! - [`canary`], [`mod@emitted`]: the search for keys and rotation tokens in all that the function emits
 //! - [`setting`]: what distinguishes one world from another
 //! - [`faults`]: everything that can befall a call, in one table
-//! - [`gate`], [`probe`]: who orders, disturbs and watches calls
+//! - [`gate`], [`probe`], [`person`]: who orders, disturbs and watches calls
 //! - [`testbed`]: sockets and clients, made once
 //! - [`world`]: one case, and rotations in it; [`invocation`], [`looks`] and [`asserts`] say what can be done and seen there
 //! - [`fleet`]: a thousand secrets that are due at once
