@@ -38,6 +38,25 @@ pub struct Call {
     pub status: Option<u16>,
 }
 
+#[cfg(test)]
+impl Call {
+    /// A call of the function to Kosli, or what is taken for one, that has succeeded: for tables of tests.
+    pub(crate) fn seen(number: usize, operation: &str, detail: &str) -> Self {
+        Self {
+            number,
+            tag: "function".to_owned(),
+            service: Service::Kosli,
+            operation: operation.to_owned(),
+            detail: detail.to_owned(),
+            key_id: None,
+            fault: None,
+            effect: Some(200),
+            outcome: String::new(),
+            status: Some(200),
+        }
+    }
+}
+
 /// The two services whose calls are counted, logged and disturbed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Service {

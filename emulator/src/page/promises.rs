@@ -233,7 +233,6 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::*;
-    use crate::call::Service;
     use crate::clock::Clock;
     use crate::kosli::Kosli;
     use crate::secrets_manager::SecretValue;
@@ -266,21 +265,6 @@ mod tests {
         }
     }
 
-    fn call(number: usize, operation: &str, detail: &str) -> Call {
-        Call {
-            number,
-            tag: "function".to_owned(),
-            service: Service::Kosli,
-            operation: operation.to_owned(),
-            detail: detail.to_owned(),
-            key_id: None,
-            fault: None,
-            effect: Some(200),
-            outcome: String::new(),
-            status: Some(200),
-        }
-    }
-
     fn succeeded() -> Seen {
         Seen { ended: Some(Event::Succeeded), ..Seen::default() }
     }
@@ -302,19 +286,25 @@ mod tests {
             ("readers got a dead key", |_, seen| seen.outages.push("dead".to_owned()), &["I1 broken"]),
             (
                 "a key is minted and not stored",
-                |world, _| world.calls = vec![call(1, "rotate", "acme/ci/api-keys/ours/rotate"), call(2, "list", "")],
+                |world, _| {
+                    world.calls =
+                        vec![Call::seen(1, "rotate", "acme/ci/api-keys/ours/rotate"), Call::seen(2, "list", "")];
+                },
                 &["I2 broken"],
             ),
             (
                 "a key is minted and stored",
-                |world, _| world.calls = vec![call(1, "create", "acme/ci/api-keys"), call(2, "PutSecretValue", "")],
+                |world, _| {
+                    world.calls =
+                        vec![Call::seen(1, "create", "acme/ci/api-keys"), Call::seen(2, "PutSecretValue", "")];
+                },
                 &[],
             ),
             (
                 "the answer of a mint is lost",
                 |world, _| {
-                    let mint = Call { fault: Some(Fault::DropAfter), ..call(1, "create", "acme/ci/api-keys") };
-                    world.calls = vec![mint, call(2, "list", "")];
+                    let mint = Call { fault: Some(Fault::DropAfter), ..Call::seen(1, "create", "acme/ci/api-keys") };
+                    world.calls = vec![mint, Call::seen(2, "list", "")];
                 },
                 &[],
             ),
@@ -330,7 +320,7 @@ mod tests {
             ),
             (
                 "a stranger's key is revoked",
-                |world, _| world.calls = vec![call(1, "revoke", "acme/ci/api-keys/theirs")],
+                |world, _| world.calls = vec![Call::seen(1, "revoke", "acme/ci/api-keys/theirs")],
                 &["I4 broken"],
             ),
             ("a line of the log shows a key", |world, _| world.leaked_lines = 1, &["I5 broken"]),
@@ -362,7 +352,7 @@ mod tests {
         assert!(!dead(|world| world.keys[0].revoked_at = Some(world.now)), "by a person");
         assert!(dead(|world| {
             world.keys[0].revoked_at = Some(world.now);
-            world.calls = vec![call(1, "revoke", "acme/ci/api-keys/ours")];
+            world.calls = vec![Call::seen(1, "revoke", "acme/ci/api-keys/ours")];
         }));
         assert!(
             dead(|world| world.keys[0].grace_ends_at = Some(world.now)),

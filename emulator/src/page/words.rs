@@ -58,7 +58,6 @@ fn of_secret(call: &Call, secret: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::call::Service;
 
     #[test]
     fn every_call_of_a_rotation_has_words_and_a_promise() {
@@ -82,25 +81,10 @@ mod tests {
             ("finishSecret", "get", "acme/ci/api-keys/1", "I4"),
             ("finishSecret", "revoke", "acme/ci/api-keys/1", "I3"),
         ] {
-            let (words, served) = meaning(step, "2", &call(operation, detail), "kosli/ci");
+            let (words, served) = meaning(step, "2", &Call::seen(1, operation, detail), "kosli/ci");
             assert_eq!(served, promise, "{step} {operation} {detail}");
             assert!(!words.is_empty());
         }
-        assert_eq!(key_in_path(&call("rotate", "acme/ci/api-keys/1/rotate grace_period_hours=24")), "1");
-    }
-
-    fn call(operation: &str, detail: &str) -> Call {
-        Call {
-            number: 1,
-            tag: "function".to_owned(),
-            service: Service::Kosli,
-            operation: operation.to_owned(),
-            detail: detail.to_owned(),
-            key_id: None,
-            fault: None,
-            effect: Some(200),
-            outcome: String::new(),
-            status: Some(200),
-        }
+        assert_eq!(key_in_path(&Call::seen(1, "rotate", "acme/ci/api-keys/1/rotate grace_period_hours=24")), "1");
     }
 }
