@@ -137,23 +137,24 @@ cli(sys.argv[1:], prog_name="sam")
     return folder
 
 
-class Lambda:
-    """Lambda's Invoke, with the real function behind it."""
+class Invoke:
+    """Lambda's Invoke at a free port, for the function of this name; what its handler raises is the function's error."""
 
-    def __init__(self, emulator, log):
-        variables = {
-            "KOSLI_HOST": emulator.endpoint,
-            "AWS_ENDPOINT_URL_SECRETS_MANAGER": emulator.endpoint,
-            **CREDENTIALS,
-        }
-        self.function = function = RuntimeApi(FUNCTION, variables, log, FUNCTION_ARN)
+    def __init__(self, name, handler=None):
+        self.handler = handler
+        invoke = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
-                assert self.path == "/2015-03-31/functions/kosli-key-rotation/invocations", self.path
+                assert self.path == f"/2015-03-31/functions/{name}/invocations", self.path
                 event = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                body = json.dumps(function.invoke(event)).encode()
                 self.send_response(200)
+                try:
+                    answer = invoke.handler(event)
+                except Exception as error:
+                    self.send_header("X-Amz-Function-Error", "Unhandled")
+                    answer = {"errorType": type(error).__name__, "errorMessage": str(error)}
+                body = json.dumps(answer).encode()
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
@@ -162,13 +163,30 @@ class Lambda:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
         Thread(target=self.server.serve_forever, daemon=True).start()
-        self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
+
+    def stop(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+class Lambda:
+    """The same, with the real function behind it."""
+
+    def __init__(self, emulator, log):
+        variables = {
+            "KOSLI_HOST": emulator.endpoint,
+            "AWS_ENDPOINT_URL_SECRETS_MANAGER": emulator.endpoint,
+            **CREDENTIALS,
+        }
+        self.function = RuntimeApi(FUNCTION, variables, log, FUNCTION_ARN)
+        self.server = Invoke("kosli-key-rotation", self.function.invoke)
+        self.endpoint = self.server.url
 
     def stop(self):
         self.function.stop()
-        self.server.shutdown()
-        self.server.server_close()
+        self.server.stop()
 
 
 def client_of(service, endpoint):

@@ -1,10 +1,9 @@
 """The emulator for somebody else's rotation function: it is in Python, it makes a password, and an endpoint as Lambda's runs it."""
 
 import json
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 
 import pytest
+from commands import Invoke
 from conftest import Emulator, eventually, request
 from password_rotation import EXCLUDED, PasswordRotation
 
@@ -12,43 +11,9 @@ NAME = "server/admin"
 FUNCTION_ARN = "arn:aws:lambda:eu-west-1:123456789012:function:password-rotation"
 
 
-class Endpoint:
-    """Lambda's Invoke at a free port; what the handler raises is the function's error."""
-
-    def __init__(self):
-        self.handler = None
-        endpoint = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                assert self.path == "/2015-03-31/functions/password-rotation/invocations", self.path
-                event = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                self.send_response(200)
-                try:
-                    answer = endpoint.handler(event)
-                except Exception as error:
-                    self.send_header("X-Amz-Function-Error", "Unhandled")
-                    answer = {"errorType": type(error).__name__, "errorMessage": str(error)}
-                body = json.dumps(answer).encode()
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def stop(self):
-        self.server.shutdown()
-        self.server.server_close()
-
-
 @pytest.fixture
 def endpoint():
-    running = Endpoint()
+    running = Invoke("password-rotation")
     yield running
     running.stop()
 
