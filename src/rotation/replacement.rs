@@ -137,14 +137,10 @@ impl<'a> Minter<'a> {
                 tried.unclear.push(sent.attempt);
                 let listing = self.look_for(&tried.unclear).await?;
                 give_up_after_too_many(tried, session.secret)?;
-                tried.waited = 0;
                 Ok(self.look_again(Some(listing)))
             }
             Err(error) if self.waited_out(&mint, &error, &look, tried).await? => Ok(self.look_again(None)),
-            Err(error) => {
-                tried.waited = 0;
-                self.take_refusal(&mint, &error, &mut look, tried).await
-            }
+            Err(error) => self.take_refusal(&mint, &error, &mut look, tried).await,
         }
     }
 

@@ -15,7 +15,7 @@ use crate::marker::Attempt;
 use crate::rotation::credential::KEY_ID_LABEL;
 use crate::rotation::invocation::Invocation;
 use crate::rotation::session::Authority;
-use crate::secrets_manager::{STORE_RESERVE, Version, Which};
+use crate::secrets_manager::{Description, STORE_RESERVE, Version, Which};
 
 /// The pauses before each look for a key whose mint had an unclear outcome: its effect may come seconds after the client gave
 /// up.
@@ -60,7 +60,10 @@ impl Minter<'_> {
         match fact {
             Fact::HeldKeyIds => {
                 let known: Vec<_> = [current].into_iter().chain(previous).collect();
-                look.held = Some(session.held_key_ids(description, &known).await?);
+                // The event's version has no value: that is looked at right before the mint, and costs no read here.
+                let mut others = Description::clone(description);
+                others.versions.remove(self.invocation.version_id());
+                look.held = Some(session.held_key_ids(&others, &known).await?);
             }
             Fact::IsOnAccount(id) => {
                 let entry = session.kosli(&self.authority.key).get(&current.account, id).await;

@@ -67,7 +67,7 @@ pub(in crate::rotation) struct Tried {
     pub(super) labelled: Option<KeyId>,
     /// How many mints have ended without a value before another key became current.
     pub(super) before: usize,
-    /// How many refusals in a row were waited out.
+    /// How many refusals were waited out: the patience of one execution, whatever they were refusals of.
     pub(super) waited: usize,
     /// When the current key dies, as soon as a grace period may have begun.
     pub(in crate::rotation) current_key_dies: Option<SystemTime>,
