@@ -30,6 +30,8 @@ enum Place {
     OrgTag,
     AccountField,
     AccountTag,
+    /// The name of a tag under our prefix.
+    TagName,
     OtherField,
     FieldName,
     Description,
@@ -40,10 +42,10 @@ enum Place {
 use Place::{
     AccountField, AccountTag, Description, FieldName, IdAlone, IdField, IdFieldOfAdminSecret, IdFieldOfEnvironment,
     IdFieldWithAWord, IdLabel, IdTag, IdTagBesideField, OrgField, OrgTag, OtherField, StaleLabel, Swapped,
-    SwappedAdminSecret, SwappedWithTag,
+    SwappedAdminSecret, SwappedWithTag, TagName,
 };
 
-const PLACES: [Place; 19] = [
+const PLACES: [Place; 20] = [
     IdField,
     IdFieldOfEnvironment,
     Swapped,
@@ -58,6 +60,7 @@ const PLACES: [Place; 19] = [
     OrgTag,
     AccountField,
     AccountTag,
+    TagName,
     OtherField,
     FieldName,
     Description,
@@ -155,6 +158,7 @@ impl Place {
             IdAlone => world.untag("kosli:key-id"),
             OrgTag => tag("kosli:org"),
             AccountTag => tag("kosli:service-account"),
+            TagName => world.tag(&format!("kosli:{misplaced}"), "a note"),
             IdLabel => label(world, misplaced, &token("hand", 0)),
             StaleLabel => {
                 label(world, misplaced, &token("first", 0));

@@ -50,9 +50,17 @@ pub fn unknown_tags<'a>(names: impl IntoIterator<Item = &'a String>) -> Vec<Stri
     unknown.map(|name| shown(name)).collect()
 }
 
-/// A name that somebody chose, fit for a log.
+/// The longest name that is shown. The longest that the function knows has 24 characters, so a misspelled one has no more than this.
+const LONGEST_SHOWN: usize = 32;
+
+/// A name that a person chose, fit for a log. One that may be a key, which was pasted where a name belongs, is left out behind the
+/// prefix: no setting has a digit in its name, and none is that long.
 fn shown(name: &str) -> String {
-    name.chars().take(64).flat_map(char::escape_default).collect()
+    let (prefix, rest) = name.split_at(6);
+    if name.chars().count() > LONGEST_SHOWN || rest.chars().any(|c| c.is_ascii_digit()) {
+        return format!("{prefix}[left out]");
+    }
+    name.chars().flat_map(char::escape_default).collect()
 }
 
 #[cfg(test)]
@@ -67,22 +75,35 @@ mod tests {
             "KOSLI_HTTP_PROXY",
             "KOSLI_\u{7}",
             "KOSLI_HOST",
+            "KOSLI_qWErTyUiOpAsDfGhJkLzXcVbNmQwErTy",
+            "KOSLI_a1",
             "PATH",
             "K",
             "KOSLI",
         ];
         let unknown = unknown_variables(names.into_iter().chain(KNOWN).map(str::to_owned));
-        assert_eq!(unknown, ["KOSLI_GRACE_PERIOD_HOUR", "KOSLI_HTTP_PROXY", "KOSLI_\\u{7}", "kosli_host"]);
+        let left_out = "KOSLI_[left out]";
+        assert_eq!(
+            unknown,
+            ["KOSLI_GRACE_PERIOD_HOUR", "KOSLI_HTTP_PROXY", left_out, left_out, "KOSLI_\\u{7}", "kosli_host"]
+        );
     }
 
     #[test]
     fn a_tag_under_the_prefix_that_nobody_knows_is_told() {
-        let names =
-            ["Kosli:Grace-Period-Hours", "KOSLI:org", "kosli:revoke_old_key", "kosli-org", "team", "kosli:\u{7}"];
+        let names = [
+            "Kosli:Grace-Period-Hours",
+            "KOSLI:org",
+            "kosli:revoke_old_key",
+            "kosli-org",
+            "team",
+            "kosli:\u{7}",
+            "kosli:a1",
+        ];
         let names: Vec<String> = names.into_iter().chain(KNOWN_TAGS).map(str::to_owned).collect();
         assert_eq!(
             unknown_tags(&names),
-            ["Kosli:Grace-Period-Hours", "KOSLI:org", "kosli:revoke_old_key", "kosli:\\u{7}"]
+            ["Kosli:Grace-Period-Hours", "KOSLI:org", "kosli:revoke_old_key", "kosli:\\u{7}", "kosli:[left out]"]
         );
     }
 }
