@@ -249,6 +249,33 @@ fn a_key_that_was_revoked_a_moment_ago_is_an_incident_in_the_same_step() {
     });
 }
 
+/// The same, where a wait for Kosli is when the key is revoked: in self-rotation the list is refused then, and that is no permission
+/// that is missing.
+#[test]
+fn a_key_that_is_revoked_during_a_wait_is_an_incident_in_the_same_step() {
+    Testbed::run(async |testbed| {
+        for refusal in ["refuse:429", "refuse:409", "incomplete"] {
+            for admin in [true, false] {
+                let world = testbed.world(&Setting { admin, ..Setting::default() });
+                let rotation = world.begin_rotation(&second()).unwrap();
+                world.rule(&format!("rotate#1={refusal}"));
+                world.probe.current_is_alive.store(false, Ordering::SeqCst);
+                let key = world.first_key.clone();
+                world.before_call("DescribeSecret", 2, move |emulator| {
+                    assert!(emulator.with_kosli(|kosli| kosli.revoke_key(&key)));
+                });
+                let outcome = world.step(&rotation, "createSecret").await;
+                if admin {
+                    done(outcome);
+                } else {
+                    let message = refused(outcome, "CurrentKeyDead");
+                    assert!(!message.contains("may not"), "{refusal}: {message}");
+                }
+            }
+        }
+    });
+}
+
 /// Case 11. The list shows the key, and `rotate` does not find it; and its neighbours, where Kosli refuses otherwise.
 #[test]
 fn a_key_that_kosli_lists_and_does_not_rotate_is_created_beside_in_kosli_s_own_words() {

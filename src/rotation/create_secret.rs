@@ -5,7 +5,9 @@ use std::time::SystemTime;
 use tracing::{info, warn};
 
 use super::credential::{Credential, KEY_ID_LABEL};
-use super::failures::{current_unreadable, pending_dead, pending_is_current, pending_key_dying, promoted_key_dying};
+use super::failures::{
+    Role, current_unreadable, pending_dead, pending_is_current, pending_key_dying, promoted_key_dying,
+};
 use super::invocation::{Invocation, Needs, Outcome, StepAnswer, View};
 use super::marks::Marks;
 use super::replacement::{Known, Minter, Stored, Tried};
@@ -199,8 +201,11 @@ async fn attempt(
     let death = |listing: &Listing| marks.death(&listing.keys, current.key_id.as_ref(), policy.grace());
     let (alive, listing) = match known.take() {
         Some(Known { alive, listing: Some(listing) }) => (alive, listing),
-        Some(Known { alive, listing: None }) => (alive, session.list(&current.account, &authority).await?),
-        None => {
+        Some(Known { alive, listing: None }) if authority.role == Role::Admin => {
+            (alive, session.list(&current.account, &authority).await?)
+        }
+        // In self-rotation, a list that is refused means that the current key may have died meanwhile.
+        _ => {
             let note_death = |listing: &Listing| tried.note_death(death(listing));
             let (acceptance, listing) = seen_at_kosli(session, &current, &authority, note_death).await?;
             (acceptance == Acceptance::Accepted, listing)
