@@ -439,6 +439,27 @@ fn an_execution_revokes_every_lost_key_that_it_has_replaced() {
     });
 }
 
+/// What one revocation comes to hides nothing of the others: each key is said to be revoked, or to be left.
+#[test]
+fn a_lost_key_that_cannot_be_revoked_is_named_beside_those_that_are() {
+    Testbed::run(async |testbed| {
+        for refused_first in [true, false] {
+            let world = testbed.world(&Setting::default());
+            let rotation = world.begin_rotation(&second()).unwrap();
+            world.rule("rotate#1=incomplete");
+            world.rule("rotate#2=incomplete");
+            world.rule(if refused_first { "revoke#1=refuse:403" } else { "revoke#2=refuse:403" });
+            let answer = done(world.step(&rotation, "createSecret").await);
+            let minted = world.minted();
+            let (left, gone) = if refused_first { (&minted[0], &minted[1]) } else { (&minted[1], &minted[0]) };
+            assert_eq!(answer["revoked_key_ids"], json!([gone.id]), "{answer}");
+            assert!(answer["warnings"].to_string().contains(&left.id), "{answer}");
+            assert!(world.lives(&left.id) && !world.lives(&gone.id), "{}", world.story());
+            world.complete(&rotation, ONCE).await;
+        }
+    });
+}
+
 /// Case 7 and decision 15. Where nothing but the tag names the key's id, the version that is replaced gets a label before the mint.
 #[test]
 fn the_id_of_the_replaced_key_is_settled_before_the_mint() {

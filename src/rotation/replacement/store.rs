@@ -107,15 +107,17 @@ impl Minter<'_> {
             }
         };
         // Every lost key that was replaced on the way here, listed or not: what the list hides, no sweep would find.
-        let superfluous: Vec<KeyId> = tried.replaced.iter().filter(|id| **id != minted.id).cloned().collect();
-        let revoked = match &superfluous[..] {
-            [] => Vec::new(),
-            ids => self.revoke_superfluous(ids).await.unwrap_or_else(|error| {
-                warnings
-                    .push(format!("Lost keys that were replaced could not all be revoked yet: {}", error.what_to_do()));
-                Vec::new()
-            }),
-        };
+        let mut revoked = Vec::new();
+        for id in tried.replaced.iter().filter(|id| **id != minted.id) {
+            match self.revoke_unless_held(id).await {
+                Ok(true) => revoked.push(id.clone()),
+                Ok(false) => {}
+                Err(error) => warnings.push(format!(
+                    "The lost key {id}, which was replaced, could not be revoked yet: {}",
+                    error.what_to_do()
+                )),
+            }
+        }
         let current_key_dies = tried.current_key_dies;
         Ok(Stored::Ours(Made { id: minted.id, how, replaced, current_key_dies, revoked, warnings }))
     }
@@ -147,7 +149,7 @@ impl Minter<'_> {
         if winner.is_none_or(|winner| winner == minted.id || tried.rotated_at(&winner).is_some()) {
             tried.not_stored = Some(minted.id);
         } else {
-            match self.revoke_superfluous(&[minted.id]).await {
+            match self.revoke_unless_held(&minted.id).await {
                 Ok(_) => info!("another execution was faster"),
                 Err(error) => warn!(%error, "a superfluous key could not be revoked yet"),
             }
@@ -155,29 +157,20 @@ impl Minter<'_> {
         Stored::ByTwin(version)
     }
 
-    /// Revokes keys of this replacement that nobody needs any more, but those that a labelled version holds by now: the labels are read
-    /// anew before each. One that cannot be revoked stops no other; the sweep does what was not done here.
-    async fn revoke_superfluous(&self, ids: &[KeyId]) -> Result<Vec<KeyId>, RotationError> {
+    /// Revokes a key of this replacement that nobody needs any more, unless a labelled version holds it by now. Whether it did. What was not
+    /// done here the sweep does.
+    async fn revoke_unless_held(&self, id: &KeyId) -> Result<bool, RotationError> {
         let (session, current) = (&self.invocation.session, &self.task.current);
-        let (mut revoked, mut failed) = (Vec::new(), None);
-        for id in ids {
-            let description = session.function.secrets_manager.describe(&session.budget, session.secret).await;
-            let description = description.map_err(|error| session.aws_failed(&error))?;
-            if id.is_among(&session.held_key_ids(&description, &[current]).await?) {
-                continue;
-            }
-            match session.revoke(&current.account, id, &self.authority).await {
-                Ok(_) => {
-                    info!(key_id = %id, "revoked a key that nobody holds");
-                    revoked.push(id.clone());
-                }
-                Err(error) => {
-                    let call = format!("revoking the superfluous key {id}");
-                    failed = Some(session.kosli_failed(&error, self.authority.role, &call));
-                }
-            }
+        let description = session.function.secrets_manager.describe(&session.budget, session.secret).await;
+        let description = description.map_err(|error| session.aws_failed(&error))?;
+        if id.is_among(&session.held_key_ids(&description, &[current]).await?) {
+            return Ok(false);
         }
-        failed.map_or(Ok(revoked), Err)
+        session.revoke(&current.account, id, &self.authority).await.map_err(|error| {
+            session.kosli_failed(&error, self.authority.role, &format!("revoking the superfluous key {id}"))
+        })?;
+        info!(key_id = %id, "revoked a key that nobody holds");
+        Ok(true)
     }
 
     fn store_failed(&self, id: &KeyId, error: &SecretsManagerError) -> RotationError {
