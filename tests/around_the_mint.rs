@@ -6,7 +6,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use emulator::kosli::{LastUsedAt, ListInGrace, MintedBy, RotateInGrace, Switches};
+use emulator::kosli::{LastUsedAt, ListInGrace, MintedBy, Role, RotateInGrace, Switches};
 use emulator::rotation::{Event, step_event};
 use serde_json::{Value, json};
 use testbed::{
@@ -456,6 +456,52 @@ fn a_lost_key_that_cannot_be_revoked_is_named_beside_those_that_are() {
             assert!(answer["warnings"].to_string().contains(&left.id), "{answer}");
             assert!(world.lives(&left.id) && !world.lives(&gone.id), "{}", world.story());
             world.complete(&rotation, ONCE).await;
+        }
+    });
+}
+
+/// A key was lost, and then a person puts in a key of another service account: the sweep of this rotation looks at that account alone, so
+/// what may live on the one before is named.
+#[test]
+fn a_lost_key_on_the_account_that_the_secret_named_before_is_named() {
+    Testbed::run(async |testbed| {
+        for rules in
+            [&["rotate#1=drop-after"][..], &["rotate#1=incomplete"], &["rotate#1=incomplete", "rotate#2=drop-after"]]
+        {
+            for refused_after in [false, true] {
+                let world = testbed.world(&Setting::default());
+                let rotation = world.begin_rotation(&second()).unwrap();
+                rules.iter().for_each(|rule| world.rule(rule));
+                if refused_after {
+                    world.rule(&format!("rotate#{}=refuse:403", rules.len() + 1));
+                }
+                let now = world.emulator.clock().now();
+                let (id, key) = world.emulator.with_kosli(|kosli| {
+                    kosli.add_account(ORG, "other", Role::Member);
+                    kosli.add_key(ORG, "other", DESCRIPTION, now, Some(now + DAY * 300))
+                });
+                let value = json!({"api_key": key, "key_id": id, "org": ORG, "service_account": "other"}).to_string();
+                let put = json!({"SecretId": world.arn, "SecretString": value, "ClientRequestToken": token("hand", 0),
+                                 "VersionStages": ["by-hand"]});
+                let moved = json!({"SecretId": world.arn, "VersionStage": "AWSCURRENT",
+                                   "MoveToVersionId": token("hand", 0), "RemoveFromVersionId": token("first", 0)});
+                world.before_call("DescribeSecret", 1 + rules.len(), move |emulator| {
+                    aws(emulator, "PutSecretValue", &put).unwrap();
+                    aws(emulator, "UpdateSecretVersionStage", &moved).unwrap();
+                });
+                let outcome = world.step(&rotation, "createSecret").await;
+                let lost = world.minted().remove(0);
+                let said = if refused_after {
+                    refused(outcome, "KosliForbidden")
+                } else {
+                    let answer = done(outcome);
+                    assert_eq!(answer.get("revoked_key_ids"), None, "{answer}");
+                    answer["warnings"].to_string()
+                };
+                assert!(said.contains(&format!("{ORG}/{ACCOUNT}")), "{said}\n{}", world.story());
+                assert_eq!(said.contains(&lost.id), rules[0].ends_with("incomplete"), "{said}");
+                assert!(world.lives(&lost.id), "{}", world.story());
+            }
         }
     });
 }

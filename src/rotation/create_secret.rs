@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use reqwest::Url;
 use tracing::{info, warn};
 
 use super::credential::{Credential, KEY_ID_LABEL};
@@ -19,7 +20,7 @@ use crate::clock::rfc3339;
 use crate::config::unknown_tags;
 use crate::error::{ErrorKind, RotationError};
 use crate::event::{SecretId, VersionId};
-use crate::identity::KeyId;
+use crate::identity::{Account, KeyId};
 use crate::kosli::{Acceptance, Listing};
 use crate::secrets_manager::{CURRENT, Description, MOST_LABELS, PENDING, PREVIOUS, Version};
 use crate::staging::Standing;
@@ -42,7 +43,13 @@ pub(super) async fn create_secret(invocation: &Invocation<'_>) -> Result<StepAns
     let (with_death, description) = (invocation.with_death(&view), view.description.clone());
     let mut course = Course::default();
     let outcome = create(invocation, view, &mut course).await;
-    let Err(error) = outcome else { return outcome };
+    let error = match outcome {
+        Ok(mut answer) => {
+            answer.warnings.append(&mut course.left_behind);
+            return Ok(answer);
+        }
+        Err(error) => course.left_behind.iter().fold(error, |error, left| error.with_cause(left)),
+    };
     let error = error.once_changed(course.tried.changes());
     // Where the labels say that this rotation is over, it has been said already until when the key works that is current by now.
     if is_over(error.kind()) {
@@ -61,8 +68,10 @@ const MOST_VIEWS: usize = 4;
 #[derive(Default)]
 struct Course {
     tried: Tried,
-    /// The key that was to be replaced.
-    replaced: Option<ApiKey>,
+    /// The key that was to be replaced, and whose it is.
+    replaced: Option<(ApiKey, Account)>,
+    /// What may live on an account that the secret named before: no sweep looks there.
+    left_behind: Vec<String>,
     known: Option<Known>,
     /// Whether the account's keys were asked for.
     listed: bool,
@@ -168,7 +177,7 @@ async fn attempt(
     course: &mut Course,
 ) -> Result<Option<StepAnswer>, RotationError> {
     let View { description, pending, current, previous, admin, .. } = view;
-    let Course { tried, replaced, known, listed, id } = course;
+    let Course { tried, replaced, left_behind, known, listed, id } = course;
     let session = &invocation.session;
     let Some(current) = current else {
         return Err(current_unreadable(None, invocation.version_id(), session.secret));
@@ -192,8 +201,13 @@ async fn attempt(
         current.key_id = None;
     }
     // Where somebody has edited a field, the key is the same, and so is all that is known of it.
-    if replaced.replace(current.key().clone()).is_some_and(|before| !before.same(current.key())) {
-        (*tried, *known) = (std::mem::take(tried).of_another_key(), None);
+    if let Some((key, account)) = replaced.replace((current.key().clone(), current.account.clone()))
+        && !key.same(current.key())
+    {
+        let is_elsewhere = account != current.account;
+        left_behind
+            .extend(tried.without_values().filter(|_| is_elsewhere).map(|ids| left_on(&account, &ids, session.host())));
+        (*tried, *known) = (std::mem::take(tried).of_another_key(is_elsewhere), None);
     }
     tried.note_death(current.key_id.as_ref().and_then(|id| tried.rotated_at(id)).map(|(_, dies)| dies));
     *listed = true;
@@ -240,6 +254,20 @@ async fn attempt(
             Ok(None)
         }
     }
+}
+
+/// Keys whose values were lost on an account that the secret does not name any more; without ids where no answer has named one.
+fn left_on(account: &Account, ids: &[KeyId], host: &Url) -> String {
+    let what = match ids {
+        [] => format!(
+            "may live there that was never used ({} shows them). Revoke it if you find one.",
+            by_hand::list_keys(account, host)
+        ),
+        ids => format!("lives there. Revoke what was minted ({}).", by_hand::revoke_keys(ids, account, host)),
+    };
+    format!(
+        "The secret named the service account {account} when this step began, and a key whose value was lost {what}"
+    )
 }
 
 /// Whether the tag with the key id may name the key of the version before: nothing but the tag names an id, and that version

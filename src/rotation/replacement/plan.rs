@@ -14,6 +14,7 @@
 //! | dead | not on the account | create a key, with an admin key; without one stop: `CurrentKeyDead` |
 //! | dead | not known | the same, if there is no other key on the account; else stop: `KeyIdUnknown` |
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use super::stop::Stop;
@@ -333,11 +334,19 @@ impl Tried {
         self.before + self.unclear.len() + self.lost.len()
     }
 
-    /// Another key has become current: what was found out of the one before says nothing of it. What was rotated stays rotated.
+    /// The keys that were minted, or may have been, and whose values were lost: those whose ids Kosli has named. `None`: there are none.
+    pub(in crate::rotation) fn without_values(&self) -> Option<Vec<KeyId>> {
+        let ids: BTreeSet<&KeyId> = self.replaced.iter().chain(&self.lost).collect();
+        (!ids.is_empty() || !self.unclear.is_empty()).then(|| ids.into_iter().cloned().collect())
+    }
+
+    /// Another key has become current: what was found out of the one before says nothing of it. What was rotated stays rotated. Of another
+    /// account, nothing can be revoked with the ids of this one.
     #[must_use]
-    pub(in crate::rotation) fn of_another_key(self) -> Self {
+    pub(in crate::rotation) fn of_another_key(self, is_elsewhere: bool) -> Self {
         let before = self.without_a_value();
-        Self { before, rotated: self.rotated, replaced: self.replaced, ..Self::default() }
+        let replaced = if is_elsewhere { Vec::new() } else { self.replaced };
+        Self { before, rotated: self.rotated, replaced, ..Self::default() }
     }
 
     /// What this execution has changed, or may have, unless it ends well.
@@ -610,7 +619,7 @@ mod tests {
         tried.rotated.push((id("cur"), now()));
         tried.current_key_dies = Some(now());
         assert_eq!(tried.changes(), [Change::KeyLost(id("lost")), Change::KeyIdAttached(id("cur"))]);
-        tried = tried.of_another_key();
+        tried = tried.of_another_key(false);
         assert_eq!((tried.without_a_value(), tried.rotated_at(&claimed("cur"))), (2, Some((&id("cur"), now()))));
         assert_eq!(tried.rotated_at(&claimed("lost")), None);
         assert!(tried.lost.is_empty() && tried.unclear.is_empty() && tried.current_key_dies.is_none());
