@@ -137,6 +137,8 @@ impl<'a> Minter<'a> {
                 tried.unclear.push(sent.attempt);
                 let listing = self.look_for(&tried.unclear).await?;
                 give_up_after_too_many(tried, session.secret)?;
+                // What is refused next may be refused for the one that is unclear: a single refusal is no answer.
+                tried.waited = tried.waited.min(REFUSAL_PAUSES.len() - 1);
                 Ok(self.look_again(Some(listing)))
             }
             Err(error) if self.waited_out(&mint, &error, &look, tried).await? => Ok(self.look_again(None)),
