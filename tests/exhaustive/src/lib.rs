@@ -13,6 +13,7 @@
 
 pub mod course;
 pub mod excused;
+pub mod happening;
 pub mod ledger;
 pub mod turns;
 

@@ -6,8 +6,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod happening;
-
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,9 +17,9 @@ use std::time::Instant;
 use emulator::kosli::{ListInGrace, RotateInGrace, Switches};
 use emulator::rotation::STEPS;
 use exhaustive::course::Course;
+use exhaustive::happening::{Happening, Write};
 use exhaustive::turns::{Trouble, Turns};
 use exhaustive::{asked_for, everything, kind, on_every_core, replay};
-use happening::{Happening, Write};
 use testbed::{HOUR, Setting, Shape, Testbed, World, say, second, token};
 
 /// The settings that differ most. In text: `json admin after-grace listed`.

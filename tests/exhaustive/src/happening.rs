@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, UNIX_EPOCH};
 
+use crate::course::{Course, FIELD, Repair};
+use crate::excused;
+use crate::turns::Turns;
 use emulator::kosli::{Key, MintedBy};
 use emulator::rotation::{Event, Retries, rotate};
-use exhaustive::course::{Course, FIELD, Repair};
-use exhaustive::excused;
-use exhaustive::turns::Turns;
 use kosli_key_rotation::marker::Mark;
 use serde_json::{Value, json};
 use testbed::{ACCOUNT, ADMIN_SECRET, DAY, ORG, Shape, token, version_id};
@@ -16,14 +16,14 @@ macro_rules! happenings {
     ($($(#[$doc:meta])* $name:ident = $word:literal,)*) => {
         /// What happens.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub(crate) enum Happening { $($(#[$doc])* $name,)* }
+        pub enum Happening { $($(#[$doc])* $name,)* }
 
         impl Happening {
             /// All of it.
-            pub(crate) const ALL: [Self; [$($word),*].len()] = [$(Self::$name,)*];
+            pub const ALL: [Self; [$($word),*].len()] = [$(Self::$name,)*];
 
             /// Its name in a case.
-            pub(crate) fn name(self) -> &'static str {
+            pub fn name(self) -> &'static str {
                 match self { $(Self::$name => $word,)* }
             }
         }
@@ -94,7 +94,7 @@ happenings! {
 }
 
 /// What a person has written, and that may not be undone in silence.
-pub(crate) struct Write {
+pub struct Write {
     what: What,
     /// How much had been said before.
     since: usize,
@@ -110,7 +110,7 @@ enum What {
 
 impl Write {
     /// Whoever looks from now on sees it.
-    pub(crate) fn has_been_seen(&mut self, course: &Course) {
+    pub fn has_been_seen(&mut self, course: &Course) {
         if self.keys.is_none() {
             let values = |kosli: &mut emulator::kosli::Kosli| kosli.keys().map(|key| key.value.clone()).collect();
             self.keys = Some(course.world.emulator.with_kosli(values));
@@ -118,7 +118,7 @@ impl Write {
     }
 
     /// What was undone, and nobody was told.
-    pub(crate) fn undone(&self, course: &Course) -> Option<String> {
+    pub fn undone(&self, course: &Course) -> Option<String> {
         match &self.what {
             What::Field => {
                 let kept = course.world.value("AWSCURRENT").is_some_and(|value| value.contains(FIELD));
@@ -160,12 +160,12 @@ fn replaces(course: &Course, value: &str, id: &str, version: &str) -> bool {
 
 impl Happening {
     /// Whether it is of interest with that history: what was before matters to who goes back.
-    pub(crate) fn is_of_interest(self, history: bool) -> bool {
+    pub fn is_of_interest(self, history: bool) -> bool {
         !history || self == Self::Back
     }
 
     /// It happens. `None`: there is nothing to do; `Some(None)`: nothing of it could be undone.
-    pub(crate) async fn happen(self, course: &Course, turns: &Turns) -> Option<Option<Write>> {
+    pub async fn happen(self, course: &Course, turns: &Turns) -> Option<Option<Write>> {
         let world = &course.world;
         let since = course.ledger.said();
         let write = |what| Some(Some(Write { what, since, keys: None }));
