@@ -5,13 +5,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use emulator::kosli::{Key, SuccessorId};
+use emulator::kosli::Key;
 use emulator::rotation::{Event, Retries};
 use emulator::runtime_api::{FunctionError, Outcome};
 use emulator::secrets_manager::RotationRequest;
 use serde_json::{Value, json};
 use testbed::{ACCOUNT, DAY, DESCRIPTION, HOUR, ORG, Shape, TIMEOUT, World, key_in, token};
 
+use crate::excused;
 use crate::ledger::Ledger;
 
 /// How Secrets Manager tries again: longer apart than the function's time-out and the age at which a key counts as lost.
@@ -62,7 +63,7 @@ impl Course {
         ledger.observe();
         Self {
             begin: world.emulator.clock().now(),
-            is_blind: world.setting.switches.successor_id == SuccessorId::Same,
+            is_blind: excused::one_id(&world.setting.switches),
             world,
             ledger,
             timeout: Cell::new(TIMEOUT),
@@ -262,9 +263,7 @@ impl Course {
         let by_hand = ["CurrentKeyDead", "KeyNotOnAccount", "KeyIdMismatch"];
         if by_hand.contains(&error.error_type.as_str()) {
             // What they say: make a key, and put it with its id into the secret. What becomes of the one before is his to know.
-            if let Some(replaced) = self.key_value("AWSCURRENT") {
-                self.ledger.not_ours(replaced);
-            }
+            excused::replaced_by_hand(self);
             self.put_key(&self.make_key());
         }
         let mut rotation = None;

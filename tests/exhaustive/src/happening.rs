@@ -190,9 +190,7 @@ impl Happening {
                 if self == Self::KeyBesideOldId && shape != Shape::ApiKey {
                     return None;
                 }
-                if let Some(replaced) = course.key_value("AWSCURRENT") {
-                    course.ledger.not_ours(replaced);
-                }
+                excused::replaced_by_hand(course);
                 let key = course.make_key();
                 let version = if self == Self::KeyWithId {
                     course.put_key(&key)
@@ -217,9 +215,7 @@ impl Happening {
             }
             Self::Back => {
                 let (from, to) = (course.holder("AWSCURRENT")?, course.holder("AWSPREVIOUS")?);
-                if let Some(replaced) = course.key_value("AWSCURRENT") {
-                    course.ledger.not_ours(replaced);
-                }
+                excused::replaced_by_hand(course);
                 let key = world.key("AWSPREVIOUS")?;
                 excused::going_back(course, turns, &key);
                 let body = json!({"SecretId": world.arn, "VersionStage": "AWSCURRENT", "MoveToVersionId": to,

@@ -439,7 +439,7 @@ impl Meeting {
     /// One order of the calls.
     async fn run(self, testbed: &Testbed, setting: &Setting, kill: Option<Kill>, search: &mut Search) -> Option<Run> {
         let world = testbed.world(setting);
-        world.probe.pending_is_safe.store(setting.switches.successor_id == SuccessorId::New, Ordering::SeqCst);
+        excused::pending_key_may_be_rotated(&world);
         let other = (self == Self::TwoSecrets).then(|| world.sibling("kosli/other"));
         let course = Course::new(world);
         let rotation = course.world.begin_rotation(&second()).unwrap();
@@ -590,6 +590,7 @@ impl Report {
             say!("{meeting}: {orders} orders");
         }
         say!("{all} orders in {:.1?}, {} failed", begin.elapsed(), failures.len());
+        excused::say_what_was_excused();
         let mut kinds: BTreeMap<(String, String), Vec<&Case>> = BTreeMap::new();
         for (case, broken, _) in &failures {
             let meeting = case.to_string().split(" | ").next().unwrap_or_default().to_owned();
