@@ -95,11 +95,6 @@ pub(super) async fn clean_up(
     let Some(mut replaced) = resolve(invocation, view, &new, replaced).await.map_err(incomplete)? else {
         return Ok(answer);
     };
-    // createSecret could ask whether the tag is stale. Here, only that there was no version before proves that it is not.
-    let is_first = !redelivered && view.description.holder(PREVIOUS).is_none_or(|version| *version == replaced.version);
-    if replaced.key_id_from_tag && !is_first {
-        replaced.key_id = None;
-    }
     let before = before(invocation, view, &new, &replaced, listing.as_ref().ok()).await.map_err(incomplete)?;
     before.iter().for_each(|before| replaced.learn_key_id(before));
     answer.replaced_key_id = listed(&replaced);
@@ -150,8 +145,7 @@ async fn resolve(
     };
     // A previous version that does not parse is ignored: nothing can be concluded from it.
     let version = invocation.session.read(Which::Id(&version)).await?;
-    let parse =
-        |version| Credential::parse_replaced(&version, &view.description, invocation.version_id(), PREVIOUS).ok();
+    let parse = |version| Credential::parse(&version, &view.description, PREVIOUS).ok();
     Ok(version.and_then(parse).filter(|credential| credential.account == new.account))
 }
 

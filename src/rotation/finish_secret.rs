@@ -89,9 +89,7 @@ async fn prove(
     let session = &invocation.session;
     let current =
         view.current.as_ref().ok_or_else(|| current_unreadable(None, invocation.version_id(), session.secret))?;
-    // The tag with the key id was checked before the mint; what became of it since must not block the promotion.
-    let current = Credential::parse_replaced(current, &view.description, invocation.version_id(), CURRENT)
-        .or_else(|_| Credential::parse(current, &view.description, CURRENT))?;
+    let current = Credential::parse(current, &view.description, CURRENT)?;
     pending.same_account_as(&current, [PENDING, CURRENT])?;
     session.permit(&pending.account)?;
     if pending.key().same(current.key()) {
