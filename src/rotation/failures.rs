@@ -251,7 +251,8 @@ fn begin_again(secret: &SecretId, version_id: &VersionId) -> String {
 pub(super) fn pending_is_current(secret: &SecretId, version_id: &VersionId) -> RotationError {
     RotationError::before_any_change(
         ErrorKind::PendingIsCurrent,
-        "The version under AWSPENDING holds the current key: it is left over from a test of the configuration.",
+        "The version under AWSPENDING holds the current key: it is left over from a test of the configuration, or a person put its key \
+         under AWSCURRENT by hand.",
         begin_again(secret, version_id),
     )
 }
