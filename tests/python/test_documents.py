@@ -44,8 +44,6 @@ NOT_RUN = {
     "cargo demo --serve": "it stays up; test_emulator_lines.py runs what it prints",
     "target/debug/emulator serve --function": "likewise",
     "target/debug/emulator serve --lambda-endpoint": "likewise; test_password_rotation.py starts it",
-    "cargo exhaustive --test events": "it fails, and the page that names it says for what",
-    "cargo exhaustive --test pairs": "the same",
     "cargo test --workspace": "cargo test and cargo exhaustive in one, unoptimized; CI runs these two",
     ".ci/run": "CI is what runs it",
     "cargo tree": "the word for what it lists, without its options",

@@ -53,6 +53,8 @@ pub struct Course {
     versions: Cell<usize>,
     /// Nobody can tell a dying key from its successor: Kosli has given both the same id.
     pub is_blind: bool,
+    /// Whether a person has taken away what the function looks at the account's keys with.
+    pub cannot_look: Cell<bool>,
     last_error: RefCell<Option<FunctionError>>,
 }
 
@@ -71,6 +73,7 @@ impl Course {
             repairs: RefCell::default(),
             siblings: RefCell::default(),
             versions: Cell::new(0),
+            cannot_look: Cell::new(false),
             last_error: RefCell::default(),
         }
     }
@@ -109,7 +112,8 @@ impl Course {
             let since = |key: &Key| key.rotated_at.is_some_and(|rotated| rotated >= self.begin);
             kosli.keys().any(|key| Some(&key.value) == current.as_ref() && key.is_in_grace_at(now) && since(key))
         });
-        if dying && !error.error_type.starts_with("Runtime.") && !error.error_message.contains("works until") {
+        let says_nothing = !error.error_type.starts_with("Runtime.") && !error.error_message.contains("works until");
+        if dying && says_nothing && !excused::cannot_look(self) {
             self.world.probe.report(format!("I7: {} does not say until when the current key works", error.error_type));
         }
     }
@@ -243,6 +247,7 @@ impl Course {
             let error = error.filter(|_| repairs.is_empty());
             for repair in repairs {
                 repair(self);
+                self.cannot_look.set(false);
             }
             let begun = self.begun.borrow_mut().pop_front();
             let rotation = begun.or_else(|| self.do_as_told(error.as_ref())).or_else(|| self.begin_again(false));
@@ -297,16 +302,21 @@ impl Course {
         rotation
     }
 
+    /// Keys that live and that nobody holds, ends or was told of (promise I3).
+    pub fn unaccounted(&self) -> Vec<String> {
+        self.ledger.unaccounted(|key| excused::ends_later(self, key))
+    }
+
     /// The end: two hours later, so that late effects have come and what dies soon is dead. What was broken comes back.
     pub async fn end(&self) -> Vec<String> {
         self.world.advance(AFTERWARDS);
         self.ledger.observe();
-        if !self.ledger.unaccounted().is_empty() {
+        if !self.unaccounted().is_empty() {
             self.check_secret().await;
         }
         self.world.probe.look("at the end");
         let mut broken = self.world.violations();
-        broken.extend(self.ledger.unaccounted());
+        broken.extend(self.unaccounted());
         broken.extend(self.unhealthy().map(|why| format!("I1: at the end {why}")));
         for sibling in self.siblings.borrow().iter() {
             if sibling.key("AWSCURRENT").is_none_or(|key| key.rotated_at.is_some() || key.revoked_at.is_some()) {

@@ -53,8 +53,13 @@ static LOSER_KILLED: Excuse = Excuse::new(
 static ONE_ID: Excuse = Excuse::new(
     "Successors that keep their key's id.",
     "Where Kosli gives a rotated key's successor the same id, nothing on the account tells the two apart: a key that a second mint \
-     has put in its grace period may be promoted, and a key that was lost cannot be named. The next rotation makes it good: rotate \
-     again within the grace period.",
+     has put in its grace period may be promoted, and a key that was lost cannot be named, and ends with the configured grace period \
+     instead of the shortest. The next rotation makes it good: rotate again within the grace period.",
+);
+static CANNOT_LOOK: Excuse = Excuse::new(
+    "What a person takes away after a mint whose answer was lost, though the function needs it to look at the account's keys.",
+    "Without the admin key, or the tag that names the account, the list cannot be read, so the error names what is missing, and not \
+     the instant at which the current key dies. Once it is put right, the next attempt goes on.",
 );
 static LOST_KEY_HIDDEN: Excuse = Excuse::new(
     "A list of keys that is not whole, or that shows another expiry than was asked for.",
@@ -68,13 +73,14 @@ static OWN_KEY_MAY_NOT: Excuse = Excuse::new(
 );
 
 /// Everything that is forgiven.
-pub static EXCUSED: [&Excuse; 8] = [
+pub static EXCUSED: [&Excuse; 9] = [
     &LABEL_MOVED,
     &DEAD_KEY_CURRENT,
     &REVOKED_BY_HAND,
     &REPLACED_BY_HAND,
     &LOSER_KILLED,
     &ONE_ID,
+    &CANNOT_LOOK,
     &LOST_KEY_HIDDEN,
     &OWN_KEY_MAY_NOT,
 ];
@@ -131,6 +137,25 @@ pub fn one_id(switches: &Switches) -> bool {
         ONE_ID.count();
     }
     is_one
+}
+
+/// Whether a key that was rotated ends soon enough by itself, though nobody has used it.
+pub fn ends_later(course: &Course, key: &Key) -> bool {
+    key.grace_ends_at.is_some() && one_id(&course.world.setting.switches)
+}
+
+/// A person takes away what the function looks at the account's keys with, until it is put right.
+pub fn take_away(course: &Course) {
+    course.cannot_look.set(true);
+}
+
+/// Whether an error need not say until when the current key works: nothing but the list could tell.
+pub fn cannot_look(course: &Course) -> bool {
+    let cannot = course.cannot_look.get() && course.world.value("AWSPENDING").is_none();
+    if cannot {
+        CANNOT_LOOK.count();
+    }
+    cannot
 }
 
 /// Where ids are handed on, two executions that mint put each other's pending key into its grace period.

@@ -518,7 +518,7 @@ impl Meeting {
         course.siblings.borrow_mut().extend(other);
         course.operate().await;
         if excused::next_rotation_ends_it(&course, killed)
-            && !course.ledger.unaccounted().is_empty()
+            && !course.unaccounted().is_empty()
             && let Some(rotation) = course.begin_again(false)
         {
             course.drive(0, &rotation, 4, async |_| {}).await;
