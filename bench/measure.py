@@ -272,7 +272,7 @@ def main():
     text = markdown(head, table, caption(arguments.rounds, has_valgrind and not arguments.no_instructions))
     print(text)
     if arguments.write:
-        between_markers(ROOT / "README.md", text)
+        between_markers(ROOT / "docs/performance.md", text)
         draw(results, median, ROOT / "docs/performance.svg")
 
 

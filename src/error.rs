@@ -12,7 +12,7 @@ use crate::identity::KeyId;
 macro_rules! error_kinds {
     ($($(#[$doc:meta])* $kind:ident,)*) => {
         /// What went wrong. The variant's name is the `errorType` of the answer: stable, so that alarms can name it.
-        /// The README's runbook has a row for each.
+        /// `docs/runbook.md` has a row for each.
         #[derive(Clone, Copy, Debug, Eq, PartialEq)]
         #[non_exhaustive]
         pub enum ErrorKind { $($(#[$doc])* $kind,)* }

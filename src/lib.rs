@@ -98,7 +98,7 @@
 //! execution cannot live any more.
 //!
 //! **I7 Heal or shout.** [`error::RotationError`] always says what is wrong, what was changed and what to do, under one
-//! stable word ([`error::ErrorKind`], the README's runbook has a row for each), and after a mint until when the current
+//! stable word ([`error::ErrorKind`], `docs/runbook.md` has a row for each), and after a mint until when the current
 //! key works.
 //!
 //! # Absent on purpose

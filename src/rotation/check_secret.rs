@@ -307,7 +307,7 @@ impl Checkup<'_> {
                 CheckName::Stuck,
                 format!(
                     "A rotation has been pending for {} h{}. Call {} to have it tried again; its error is in this function's log. \
-                     The README's runbook says how to unstick it.",
+                     docs/runbook.md says how to unstick it.",
                     age.as_secs() / 3_600,
                     dies.map(|at| format!(", and the current key may die at {at}")).unwrap_or_default(),
                     by_hand::rotate(&self.secret())

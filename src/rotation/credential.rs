@@ -164,7 +164,7 @@ impl Credential {
                 roles[0], self.account, roles[1], other.account
             ),
             "A rotation never changes the account. If nobody meant this, find out who wrote the version; then clear it and \
-             rotate again (README, runbook).",
+             rotate again (docs/runbook.md).",
         ))
     }
 }
