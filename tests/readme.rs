@@ -15,13 +15,11 @@ use kosli_key_rotation::error::ErrorKind;
 use kosli_key_rotation::rotation::CheckName;
 
 const README: &str = include_str!("../README.md");
+const RUNBOOK: &str = include_str!("../docs/runbook.md");
+const PERFORMANCE: &str = include_str!("../docs/performance.md");
 
 /// The rows of the table under a heading that begins with these words, without its head, cell by cell.
-fn table(heading: &str) -> Vec<Vec<&'static str>> {
-    table_in(README, heading)
-}
-
-fn table_in(page: &'static str, heading: &str) -> Vec<Vec<&'static str>> {
+fn table(page: &'static str, heading: &str) -> Vec<Vec<&'static str>> {
     let (_, section) = page.split_once(&format!("# {heading}")).unwrap_or_else(|| panic!("no heading {heading}"));
     section
         .lines()
@@ -57,7 +55,7 @@ impl Round {
     }
 }
 
-/// Holds every call until all those have arrived that the README says run side by side with it, and notes who came.
+/// Holds every call until all those have arrived that the page says run side by side with it, and notes who came.
 struct SideBySide {
     documented: Vec<Round>,
     seen: Mutex<Seen>,
@@ -94,7 +92,7 @@ impl SideBySide {
         self.seen.lock().expect("no panic").rounds[round].len() >= expected
     }
 
-    /// A call as the README names it.
+    /// A call as the page names it.
     fn name(&self, call: &Call) -> String {
         let operation = &call.operation;
         let reads = |what: &str| call.detail.contains(what);
@@ -132,7 +130,7 @@ impl Hook for SideBySide {
 #[tokio::test]
 async fn the_calls_of_a_clean_rotation_are_those_that_it_lists() {
     let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
-    let documented: Vec<Round> = table("The calls of a clean rotation")
+    let documented: Vec<Round> = table(PERFORMANCE, "The calls of a clean rotation")
         .iter()
         .map(|row| Round { step: row[0].to_owned(), secrets_manager: owned(code(row[1])), kosli: owned(code(row[2])) })
         .map(Round::sorted)
@@ -140,7 +138,7 @@ async fn the_calls_of_a_clean_rotation_are_those_that_it_lists() {
     let sum = |count: fn(&Round) -> usize| documented.iter().map(count).sum::<usize>();
     let (to_aws, to_kosli) = (sum(|round| round.secrets_manager.len()), sum(|round| round.kosli.len()));
     assert!(
-        README.contains(&format!("{to_aws} to Secrets Manager and {to_kosli} to Kosli.")),
+        PERFORMANCE.contains(&format!("{to_aws} to Secrets Manager and {to_kosli} to Kosli.")),
         "{to_aws} and {to_kosli}"
     );
 
@@ -183,7 +181,7 @@ fn every_variable_is_in_the_configuration_table_with_its_default() {
     .expect("every other variable has a default");
     let read = asked.into_inner().expect("no panic");
 
-    let rows = table("Configuration");
+    let rows = table(README, "Configuration");
     let documented: BTreeSet<String> = rows.iter().flat_map(|row| code(row[0])).map(str::to_owned).collect();
     assert_eq!(documented, read);
 
@@ -230,7 +228,7 @@ fn every_tag_is_named() {
 
 #[test]
 fn the_runbook_has_one_row_for_each_kind_of_error() {
-    let rows = table("Runbook");
+    let rows = table(RUNBOOK, "Every errorType");
     let words: Vec<&str> = rows.iter().flat_map(|row| code(row[0])).collect();
     let kinds: Vec<&str> = ErrorKind::ALL.iter().map(|kind| kind.word()).collect();
     assert_eq!(words, kinds);
@@ -242,7 +240,7 @@ fn the_runbook_has_one_row_for_each_kind_of_error() {
 #[test]
 fn every_check_of_check_secret_is_explained() {
     let documented: BTreeSet<&str> =
-        table_in(include_str!("../docs/check-secret.md"), "The checks").iter().flat_map(|row| code(row[0])).collect();
+        table(include_str!("../docs/check-secret.md"), "The checks").iter().flat_map(|row| code(row[0])).collect();
     assert_eq!(documented, CheckName::ALL.iter().map(|name| name.word()).collect());
 }
 
@@ -267,9 +265,12 @@ fn every_test_that_proves_something_exists() {
 /// Links within the repository, to files and to headings.
 #[test]
 fn every_link_leads_somewhere() {
-    let pages = ["README.md", "SECURITY.md", "emulator/README.md"].into_iter().map(PathBuf::from).chain(
-        std::fs::read_dir("docs").expect("tests run in the package's folder").map(|page| page.expect("a page").path()),
-    );
+    let pages =
+        ["README.md", "CONTRIBUTING.md", "SECURITY.md", "emulator/README.md"].into_iter().map(PathBuf::from).chain(
+            std::fs::read_dir("docs")
+                .expect("tests run in the package's folder")
+                .map(|page| page.expect("a page").path()),
+        );
     let mut links = 0;
     for page in pages {
         if page.extension().is_none_or(|extension| extension != "md") {

@@ -46,6 +46,10 @@ NOT_RUN = {
     "target/debug/emulator serve --lambda-endpoint": "likewise; test_password_rotation.py starts it",
     "cargo test --workspace": "cargo test and cargo exhaustive in one, unoptimized; CI runs these two",
     ".ci/run": "CI is what runs it",
+    "scripts/sbom arm64 x86_64": "test_supply_chain.py runs it",
+    "cargo test --test log_lines": "a part of cargo test",
+    "CASE=json": "a case of a test that CI runs whole",
+    "SEED=7 cargo exhaustive": "likewise",
     "cargo tree": "the word for what it lists, without its options",
     "cargo update --workspace": "it changes a lock file",
     "fuzz/run": "it goes on until Ctrl-C, or needs a finding; CI runs all targets for a while",
@@ -182,6 +186,17 @@ def test_the_lists_name_nothing_that_is_gone():
     ci = (ROOT / ".ci/run").read_text() + re.sub(r'"\s+"', "", containers)
     for command in IN_CI:
         assert re.search(rf'{re.escape(command)}( |"|$)', ci, re.MULTILINE), f"CI does not run: {command}"
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 170
+
+
+def test_the_workflow_runs_ci():
+    job = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["ci"]
+    assert job["steps"][-1] == {"run": ".ci/run"}
+    version = re.search(r'^rust-version = "(.*)"', (ROOT / "Cargo.toml").read_text(), re.MULTILINE)[1]
+    assert any(f"rustup default {version} " in step.get("run", "") for step in job["steps"])
 
 
 def test_commands_are_whole():
