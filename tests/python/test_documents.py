@@ -38,6 +38,7 @@ NOT_RUN = {
     "scripts/sam-local": "it needs a container engine: tests/containers runs it with one",
     "scripts/build": "it takes minutes, and CI runs it with --installed",
     "scripts/sbom": "test_supply_chain.py runs it",
+    "scripts/lock-python": "it asks the registry for what is newest; test_supply_chain.py looks at what it has made",
     "bench/run": "it takes half an hour, and measures well on a quiet machine only",
     "bench/counts --update": "it changes the committed counts",
     "cargo doc --open": "it opens a browser; CI builds the same pages",

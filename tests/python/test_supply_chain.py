@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import tomllib
+from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
@@ -36,6 +37,22 @@ def test_no_crate_may_have_unsafe_code():
     for path, manifest in manifests.items():
         lints = workspace if manifest["lints"].get("workspace") else manifest["lints"]["rust"]
         assert lints["unsafe_code"] == "forbid", path
+
+
+def test_every_python_package_is_locked_with_its_hashes():
+    """What is wanted, and all that it brings along: one version each, and the hashes of its files."""
+    listed = subprocess.run(["git", "ls-files", "*requirements*.in"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert len(listed.split()) == 4
+    for wanted in map(Path, listed.split()):
+        locked = (ROOT / wanted.with_suffix(".txt")).read_text()
+        assert "://" not in locked, f"{wanted}: a registry's address"
+        packages = re.findall(r"^([\w.-]+)==(\S+?)(?: ;[^\\]*)? \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", locked, re.MULTILINE)
+        assert len(packages) == len(re.findall(r"^[^#\s]", locked, re.MULTILINE)), f"{wanted}: a package without version or hash"
+        versions = {(name, version) for name, version, _ in packages}
+        for line in (ROOT / wanted).read_text().splitlines():
+            if line and not line.startswith("#"):
+                name, version = re.fullmatch(r"([\w.-]+)(?:\[[^]]*\])?==(\S+)", line).groups()
+                assert (name, version) in versions, f"{wanted}: {line} is not what is locked: scripts/lock-python"
 
 
 def test_every_component_is_a_crate_of_the_lock_file(bill):
