@@ -172,13 +172,13 @@ fn not_listed(error: &SecretsManagerError, budget: &Budget) -> RotationError {
     if error.repeat_after().is_none() {
         return failures::aws_failed(error, &SecretId::trusted("*"));
     }
-    let (kind, action) = if budget.remaining().is_zero() {
-        (ErrorKind::OutOfTime, "Set the function's time-out to 90 s, if it is shorter.")
+    let (kind, longer) = if budget.remaining().is_zero() {
+        (ErrorKind::OutOfTime, failures::longer(budget.function_timeout()))
     } else {
-        (ErrorKind::SecretsManagerUnavailable, "Ask for the report again.")
+        (ErrorKind::SecretsManagerUnavailable, "")
     };
     let what = format!("The secrets that this function rotates cannot be listed: {error}.");
-    RotationError::before_any_change(kind, what, action)
+    RotationError::before_any_change(kind, what, format!("{longer}Ask for the report again."))
 }
 
 fn json(answer: &impl Serialize) -> Result<Value, RotationError> {

@@ -74,7 +74,8 @@ class Stack:
 
     def broken_rules(self):
         """What CloudFormation would say of the parameters before it makes anything."""
-        assertions = [assertion for rule in TEMPLATE["Rules"].values() for assertion in rule["Assertions"]]
+        rules = [rule for rule in TEMPLATE["Rules"].values() if self.resolve(rule.get("RuleCondition", True))]
+        assertions = [assertion for rule in rules for assertion in rule["Assertions"]]
         return [one["AssertDescription"] for one in assertions if not self.resolve(one["Assert"])]
 
     def holds(self, condition):
@@ -109,7 +110,9 @@ class Stack:
         argument = self.resolve(argument)
         match function:
             case "Equals":
-                return argument[0] == argument[1]
+                return str(argument[0]) == str(argument[1])
+            case "Contains":
+                return argument[1] in argument[0]
             case "Not":
                 return not argument[0]
             case "And":

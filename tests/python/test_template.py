@@ -146,6 +146,30 @@ class Resources(unittest.TestCase):
         scheduled = Stack(KosliServiceAccounts="*/*", SecretNamePrefix="kosli/", RotationSchedule="rate(30 days)")
         self.assertEqual(len(scheduled.broken_rules()), 1)
 
+    def test_a_key_does_not_raise_the_alarm_as_soon_as_it_is_made(self):
+        life, days = TEMPLATE["Parameters"]["KeyTtlDays"], TEMPLATE["Parameters"]["KeyExpiryAlarmDays"]
+        for ttl in range(life["MinValue"], life["MaxValue"] + 1):
+            for before in range(days["MinValue"], days["MaxValue"] + 1):
+                refused = bool(Stack(**MINIMAL, KeyTtlDays=ttl, KeyExpiryAlarmDays=before).broken_rules())
+                # Up to three days less than that are given.
+                self.assertTrue(refused or before < ttl - 3, (ttl, before))
+                self.assertFalse(refused and before <= 10, (ttl, before))
+        self.assertFalse(Stack(**MINIMAL).broken_rules())
+
+    def test_checks_that_stop_coming_raise_an_alarm_of_their_own(self):
+        alarm = Stack(**MINIMAL, AlarmTopicArn=TOPIC).properties("CheckMissingAlarm")
+        self.assertEqual((alarm["TreatMissingData"], alarm["Statistic"]), ("breaching", "SampleCount"))
+        # CloudWatch looks back for seven days at the most.
+        longest = TEMPLATE["Parameters"]["CheckMissingAlarmDays"]["MaxValue"]
+        self.assertLessEqual(alarm["Period"] * longest, 7 * 86_400)
+        for parameters in ({"CheckSchedule": ""}, {"CheckMissingAlarmDays": 0}):
+            self.assertNotIn("CheckMissingAlarm", Stack(**MINIMAL, AlarmTopicArn=TOPIC, **parameters).resources)
+
+    def test_the_length_of_the_stacks_name_is_said(self):
+        """Lambda's limit for a function's name: no rule of a template can look at the length of a name."""
+        self.assertEqual(TEMPLATE["Resources"]["Function"]["Properties"]["FunctionName"], {"Ref": "AWS::StackName"})
+        self.assertIn("64 characters at most", (ROOT / "docs/deploy.md").read_text())
+
     def test_a_schedule_is_for_the_new_secret_or_the_first_of_those_that_exist(self):
         stack = Stack(KosliServiceAccounts="*/*", SecretArns=f"{SECRET},{OTHER_SECRET}", RotationSchedule="rate(30 days)")
         self.assertEqual(stack.properties("RotationOfSecret")["SecretId"], SECRET)
@@ -293,8 +317,8 @@ class Alarms(unittest.TestCase):
                     ("AWS/Lambda", "Errors"),
                     ("AWS/Lambda", "Throttles"),
                     *(("KosliKeyRotation", metric) for metric in (
-                        "StepFailed", "SuspectedOrphans", "OldKeyAlive", "EditOverwritten", "CheckUnhealthy", "DaysToCurrentKeyExpiry",
-                        "DaysToAdminKeyExpiry",
+                        "StepFailed", "SuspectedOrphans", "OldKeyAlive", "EditOverwritten", "CheckUnhealthy", "SecretsChecked",
+                        "DaysToCurrentKeyExpiry", "DaysToAdminKeyExpiry",
                     )),
                 },
             )
@@ -329,6 +353,7 @@ class Alarms(unittest.TestCase):
         documentation = (ROOT / "docs/deploy.md").read_text()
         alarms = [name for name, resource in TEMPLATE["Resources"].items() if resource["Type"] == "AWS::CloudWatch::Alarm"]
         self.assertEqual([name for name in alarms if f"`{name.removesuffix('Alarm')}`" not in documentation], [])
+        self.assertIn(f"(at most {['eight', 'nine', 'ten', 'eleven'][len(alarms) - 8]})", documentation)
 
     def test_the_check_is_invoked_with_its_event(self):
         stack = Stack(**MINIMAL, AlarmTopicArn=TOPIC)
