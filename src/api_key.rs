@@ -96,7 +96,7 @@ pub(crate) fn repeatable(text: &str, key: &ApiKey) -> String {
     without_words(&text, |word| !harmless(word, key)).chars().take(LONGEST).collect()
 }
 
-/// Whether a word of somebody else's text can be repeated: a plain word or a short one, and no piece of the key.
+/// Whether a word of foreign text can be repeated: a plain word or a short one, and no piece of the key.
 fn harmless(word: &str, key: &ApiKey) -> bool {
     const LONGEST_PIECE: usize = 11;
     const SHORTEST_TELLING: usize = 5;

@@ -30,7 +30,7 @@ pub fn remove_label(secret: &SecretId, label: &str, version: &VersionId) -> Stri
     secretsmanager("update-secret-version-stage", secret, &which)
 }
 
-/// Attaches a label to a version that is in nobody's way.
+/// Attaches a label to a version that is in the way of nothing.
 pub fn attach_label(secret: &SecretId, label: &str, version: &VersionId) -> String {
     let which = format!(" --version-stage {} --move-to-version-id {}", word(label), word(version.as_str()));
     secretsmanager("update-secret-version-stage", secret, &which)

@@ -47,7 +47,7 @@ pub struct Config {
     pub network: Network,
     /// How much is logged, and in which form.
     pub log: log::Settings,
-    /// What is set under our prefix, and known to nobody: a setting that somebody believes in, and that has no effect.
+    /// What is set under our prefix, and unknown: a setting that a person believes in, and that has no effect.
     pub unknown_variables: Vec<String>,
 }
 
@@ -233,7 +233,7 @@ impl fmt::Display for RevokeOldKey {
 }
 
 fn number(text: &str, bounds: std::ops::RangeInclusive<u32>) -> Option<u32> {
-    // `u32::from_str` takes a leading `+`, which nobody means.
+    // `u32::from_str` takes a leading `+`, which is never meant.
     if !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }

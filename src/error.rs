@@ -56,7 +56,7 @@ error_kinds! {
     NotPermitted,
     /// The new version would not fit: too many staging labels, or too large.
     NoRoom,
-    /// Nobody says which of the account's keys the secret holds.
+    /// Nothing says which of the account's keys the secret holds.
     KeyIdUnknown,
     /// The secret's key id is not on the service account, though its key works.
     KeyNotOnAccount,
@@ -82,7 +82,7 @@ error_kinds! {
     TwinExecution,
     /// The key under `AWSPENDING` is in a grace period: another execution took it for lost and has replaced it.
     PendingKeyDying,
-    /// Somebody has put another key that works in the place of the one that was replaced.
+    /// A person has put another key that works in the place of the one that was replaced.
     PendingSuperseded,
     /// The version under `AWSPENDING` has no value.
     PendingValueMissing,

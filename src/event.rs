@@ -96,7 +96,7 @@ impl Step {
 
     fn parse(name: &str) -> Result<Self, RotationError> {
         Self::ALL.into_iter().find(|step| step.name() == name).ok_or_else(|| {
-            // Ours to print: Lambda accepts events from whoever may invoke the function, so it is cut and escaped.
+            // Ours to print: every principal that may invoke the function may send events, so it is cut and escaped.
             let shown: String = name.chars().take(32).flat_map(char::escape_default).collect();
             invalid(format!("`Step` is \"{shown}\"."))
         })

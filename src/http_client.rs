@@ -51,7 +51,7 @@ struct Maker {
 impl Connections {
     /// Reads the certificates and makes the client.
     ///
-    /// Redirects are never followed: a key goes to the configured host and to nobody else. Nothing is retried here: whoever
+    /// Redirects are never followed: a key goes to the configured host alone. Nothing is retried here: the caller that
     /// calls knows which call may be repeated.
     ///
     /// The roots are Mozilla's, compiled in, and those of the file that `network` names: for a proxy that inspects TLS, or a Kosli

@@ -20,7 +20,7 @@ pub struct Account {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Name(String);
 
-/// What a value, a tag or a label says the id of a key is. Somebody may have put a key's value there, so it is treated as one: it never
+/// What a value, a tag or a label says the id of a key is. A person may have put a key's value there, so it is treated as one: it never
 /// prints itself, it is wiped when dropped, it gets into no URL. All that can be done with it is to compare it.
 ///
 /// It becomes a [`KeyId`] where Kosli's list shows it (the list's own is taken then), or where Kosli refuses it as a key.

@@ -28,7 +28,7 @@ pub const SHORTEST_MINT: Duration = Duration::from_secs(12);
 /// The longest time that a mint may take.
 pub const LONGEST_MINT: Duration = Duration::from_secs(30);
 
-/// Kosli's shortest grace period, in hours: for a key that nobody holds.
+/// Kosli's shortest grace period, in hours: for a key that no version holds.
 pub const SHORTEST_GRACE_HOURS: u32 = 1;
 
 /// The longest description of a key, in characters.

@@ -52,7 +52,7 @@
 //! | [`identity`] | names, key ids, permitted accounts: parsed, or not there |
 //! | [`marker`] | how a lost key is recognized, and the odds: pure |
 //! | [`event`], [`config`], [`error`] | the edges: what comes in, what is set, what is said when it fails |
-//! | `config/aws.rs`, `config/network.rs`, `config/unknown.rs` | of the environment: what libraries would read by themselves, and names that nobody knows |
+//! | `config/aws.rs`, `config/network.rs`, `config/unknown.rs` | of the environment: what libraries would read by themselves, and names that mean nothing |
 //! | [`schedule`] | how far apart the dates of a rotation schedule are: pure |
 //! | `http_client/authorities.rs` | the file of further authorities, or what was saved in its place |
 //! | [`by_hand`] | the command lines that a person is told to type: complete, and pure |

@@ -300,7 +300,7 @@ fn a_key_that_kosli_lists_and_does_not_rotate_is_created_beside_in_kosli_s_own_w
                     let answer = done(outcome);
                     assert_eq!(answer["outcome"], "created");
                     let warning = answer["warnings"].to_string();
-                    assert!(warning.contains("nobody ends the old one"), "{warning}");
+                    assert!(warning.contains("Nothing ends the old one"), "{warning}");
                     warning
                 };
                 assert!(said.contains(&format!("{status}: not this one")) && said.contains(&world.first_key), "{said}");

@@ -207,7 +207,7 @@ fn an_old_key_that_nobody_ends_is_named() {
         world.emulator.clock().advance(HOUR * 4);
         let report = check(&world).await;
         let detail = detail(&report, "old-key", false);
-        assert!(detail.contains(&old) && detail.contains("nobody ends it"), "{detail}");
+        assert!(detail.contains(&old) && detail.contains("nothing ends it"), "{detail}");
     });
 }
 
@@ -218,7 +218,7 @@ fn a_consumer_that_did_not_notice_the_rotation_is_noticed() {
         world.emulator.clock().advance(HOUR * 13);
         assert!(detail(&check(&world).await, "old-key", true).contains("last used"));
         use_key(&world, &world.key("AWSPREVIOUS").unwrap());
-        assert!(detail(&check(&world).await, "old-key", false).contains("Somebody still uses it"));
+        assert!(detail(&check(&world).await, "old-key", false).contains("It is still used"));
     });
 }
 
@@ -397,7 +397,7 @@ fn an_old_key_is_used_too_late_after_half_of_its_grace_period_and_alive_too_long
         world.advance(Duration::from_secs(1));
         use_key(&world, &old);
         let report = check(&world).await;
-        assert!(detail(&report, "old-key", false).contains("Somebody still uses it"), "{report:#}");
+        assert!(detail(&report, "old-key", false).contains("It is still used"), "{report:#}");
 
         // The same without a late use.
         let world = rotated(testbed, &Setting::default()).await;

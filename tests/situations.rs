@@ -622,8 +622,8 @@ fn a_current_label_that_was_rolled_back_within_the_grace_period() {
                 };
                 let answer = done(world.step(&rotation, "createSecret").await);
                 assert_eq!(answer["outcome"], how, "{answer}");
-                let nobody_ends = answer["warnings"].to_string().contains("nobody ends the old one");
-                assert_eq!(nobody_ends, how == "created", "{answer}");
+                let is_left = answer["warnings"].to_string().contains("Nothing ends the old one");
+                assert_eq!(is_left, how == "created", "{answer}");
                 assert_eq!(world.drive(&rotation, ONCE).await, Event::Succeeded, "{}", world.story());
                 world.assert_kept();
                 // The key that was rolled back was in use: it is the secret's own, and nobody's to revoke.

@@ -88,7 +88,7 @@ pub(super) const NO_PROXY_ACCEPTS: &str = "hosts, separated by commas: a name (e
                                            names below it), an address, a network (10.0.0.0/8), or * alone; no port, no scheme, no \
                                            other *";
 
-/// A list of hosts that do without the proxy. Nothing in it may match nothing: whoever wrote it meant something by it.
+/// A list of hosts that do without the proxy. An entry that would match nothing is an error: its author meant something by it.
 ///
 /// # Errors
 /// The number of the first entry that is none.
@@ -152,7 +152,7 @@ fn odd(text: &str) -> bool {
 pub(super) const SERVICE_ACCEPTS: &str =
     "an https:// address without user, path, query or fragment (http:// for a loopback host only)";
 
-/// The address of a service, to which a key or a secret's value goes: nobody else may read that on its way.
+/// The address of a service, to which a key or a secret's value goes: no third party may read that on its way.
 pub(super) fn parse_service(text: &str) -> Option<Url> {
     let url = parse_origin(text)?;
     let host = url.host_str()?;

@@ -1,7 +1,7 @@
-//! Names under our prefix that nobody knows.
+//! Names under our prefix that mean nothing.
 
-/// What the function knows, and what Kosli's command line takes under the same prefix: whoever shares one set of variables between
-/// both means nothing by that.
+/// What the function knows, and what Kosli's command line takes under the same prefix: a person may share one set of variables
+/// between both.
 const KNOWN: [&str; 15] = [
     "KOSLI_ADMIN_SECRET_ID",
     "KOSLI_GRACE_PERIOD_HOURS",
@@ -21,7 +21,7 @@ const KNOWN: [&str; 15] = [
     "KOSLI_TRAIL",
 ];
 
-/// The names that look like a setting of this function and are none: they have no effect, and somebody believes in them.
+/// The names that look like a setting of this function and are none: they have no effect, and a person believes in them.
 pub fn unknown_variables(names: impl IntoIterator<Item = String>) -> Vec<String> {
     let prefixed = |name: &str| name.get(..6).is_some_and(|prefix| prefix.eq_ignore_ascii_case("KOSLI_"));
     let mut unknown: Vec<String> = names

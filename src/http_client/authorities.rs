@@ -19,7 +19,7 @@ pub(super) fn add(file: &str, roots: &mut RootCertStore) -> Result<(), String> {
         [0x30, second, ..] if *second >= 0x80 => return wrong("it is DER: convert it with `openssl x509 -inform der`"),
         _ => {}
     }
-    // The parser passes over what it does not know, and with it over an authority that somebody trusts.
+    // The parser passes over what it does not know, and with it over an authority that the operator trusts.
     for (at, _) in text.windows(BEGIN.len()).enumerate().filter(|(_, window)| *window == BEGIN) {
         let (before, from) = text.split_at(at);
         if before.last().is_some_and(|byte| !matches!(byte, b'\n' | b'\r')) {

@@ -104,7 +104,7 @@ pub enum KosliError {
 }
 
 /// A key on the wire. Timestamps are integers or floats; 0, null and absent mean "never". Each field is read by itself: an entry
-/// with something odd in one of them is somebody else's, and no reason to refuse the list.
+/// with something odd in one of them is not ours, and no reason to refuse the list.
 #[derive(Deserialize)]
 struct WireKey<'a> {
     id: String,
@@ -129,7 +129,7 @@ impl WireKey<'_> {
                 Some(text) if caller.shows_in(&text) => LEFT_OUT.to_owned(),
                 text => text.unwrap_or_default(),
             },
-            // So old a key is nobody's successor.
+            // So old a key is no successor.
             created_at: second(self.created_at).map_or(SystemTime::UNIX_EPOCH, from_epoch_seconds),
             expires_at: second(self.expires_at),
             last_used_at: match (self.last_used_at, lenient::<f64>(self.last_used_at)) {
@@ -277,7 +277,7 @@ fn detail(detail: &serde_json::Value) -> String {
 }
 
 impl KosliError {
-    /// The same, of a call that mints: where a redirect leads, nobody knows, nor what was done before.
+    /// The same, of a call that mints: where a redirect leads, and what was done before, is not known.
     pub(super) fn of_a_mint(self) -> Self {
         match self {
             Self::Refused { status, .. } if status.is_redirection() => {

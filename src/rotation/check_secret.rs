@@ -1,7 +1,7 @@
 //! `checkSecret`: a read-only report on a secret, for a machine to alarm on and for a person to act on.
 //!
 //! It authenticates with the current key and with the admin key, and never with a key in its grace period: that would move
-//! `last_used_at`, the very figure that tells whether somebody still uses it.
+//! `last_used_at`, the very figure that tells whether it is still used.
 
 mod fleet;
 mod keys;
@@ -259,7 +259,7 @@ impl Checkup<'_> {
         }
     }
 
-    /// Names under our prefix that have no effect: somebody believes in them.
+    /// Names under our prefix that have no effect: a person believes in them.
     fn check_settings(&mut self) {
         let variables = self.session.function.config.unknown_variables.clone();
         let tags = unknown_tags(self.description.tags.keys());

@@ -73,7 +73,7 @@ pub(super) fn authority(view: &View, new: &Credential) -> Result<Authority, Rota
     })
 }
 
-/// Revokes what nobody needs any more. It begins anew whenever this step comes for a version that is current already, and
+/// Revokes what is not needed any more. It begins anew whenever this step comes for a version that is current already, and
 /// what it does may be done twice. What one revocation comes to stops no other.
 ///
 /// The sweep is what guarantees that no orphan stays (promise I3). It knows no age: this version's value is immutable, so
@@ -311,7 +311,7 @@ impl CleanUp<'_> {
         for id in &found.lost {
             match self.revoke(id, "lost").await {
                 Ok(true) => {
-                    info!(key_id = %id, "swept up a key that was minted for this rotation and that nobody holds");
+                    info!(key_id = %id, "swept up a key that was minted for this rotation and that no version holds");
                 }
                 Ok(false) => {}
                 Err(error) => failures.push(error),
@@ -320,7 +320,7 @@ impl CleanUp<'_> {
         for id in &found.in_use {
             self.answer.warnings.push(format!(
                 "The key {id} was minted for this secret and may be in use, and no version holds it any more: it was not touched. \
-                 Revoke it in Kosli when nobody uses it."
+                 Revoke it in Kosli once it is not used any more."
             ));
         }
     }
@@ -353,7 +353,7 @@ impl CleanUp<'_> {
         }
     }
 
-    /// Whether Kosli refuses the key of the version under AWSPREVIOUS. There is nothing to revoke then: it was, or somebody has
+    /// Whether Kosli refuses the key of the version under AWSPREVIOUS. There is nothing to revoke then: it was, or a person has
     /// written a version whose id is another key's.
     async fn old_key_is_dead(&self) -> bool {
         let accepted =

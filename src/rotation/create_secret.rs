@@ -150,7 +150,7 @@ fn rotated_here(dies: SystemTime) -> String {
     )
 }
 
-/// Whether what went wrong may be nobody's fault: the labels or the admin key were others when they were read.
+/// Whether what went wrong may be no one's fault: the labels or the admin key were others when they were read.
 fn may_be_of_an_old_view(kind: ErrorKind) -> bool {
     matches!(
         kind,
@@ -200,7 +200,7 @@ async fn attempt(
     {
         current.key_id = None;
     }
-    // Where somebody has edited a field, the key is the same, and so is all that is known of it.
+    // Where a person has edited a field, the key is the same, and so is all that is known of it.
     if let Some((key, account)) = replaced.replace((current.key().clone(), current.account.clone()))
         && !key.same(current.key())
     {
@@ -288,7 +288,7 @@ async fn tag_may_be_stale(
     Ok(accepted == Acceptance::Accepted)
 }
 
-/// The pending version has a value: from an earlier attempt, from a twin, or from somebody else. It is proven, not believed.
+/// The pending version has a value: from an earlier attempt, from a twin, or from a person. It is proven, not believed.
 async fn already_created(
     invocation: &Invocation<'_>,
     current: &Credential,

@@ -136,7 +136,7 @@ impl Credential {
         Ok(credential)
     }
 
-    /// Takes the key id from another version that holds the very same key: somebody edited a field meanwhile, and the new
+    /// Takes the key id from another version that holds the very same key: a person edited a field meanwhile, and the new
     /// version has no label.
     pub fn learn_key_id(&mut self, other: &Self) {
         if self.key_id.is_none() && self.account == other.account && self.key().same(other.key()) {
@@ -163,7 +163,7 @@ impl Credential {
                 "The version under {} belongs to {}, the one under {} to {}.",
                 roles[0], self.account, roles[1], other.account
             ),
-            "A rotation never changes the account. If nobody meant this, find out who wrote the version; then clear it and \
+            "A rotation never changes the account. Find out who wrote the version. If it is a mistake, clear it and \
              rotate again (docs/runbook.md).",
         ))
     }
@@ -235,7 +235,7 @@ pub(super) fn id_for_a_key() -> RotationError {
 pub(super) fn key_for_an_id() -> RotationError {
     RotationError::before_any_change(
         ErrorKind::InvalidSecret,
-        "The secret has a key where a key's id belongs: its fields are swapped, or somebody has put another key there.",
+        "The secret has a key where a key's id belongs: its fields are swapped, or another key was put there.",
         "Put the key's id in its place (`key_id`, `KOSLI_API_KEY_ID`, the tag kosli:key-id or a label of the version), then rotate \
          again. A key in a tag or a label can be read by more people than the secret can: revoke it.",
     )

@@ -270,7 +270,7 @@ pub(super) fn pending_dead(secret: &SecretId, version_id: &VersionId) -> Rotatio
 pub(super) fn pending_key_dying(secret: &SecretId, version_id: &VersionId, key: &str, how: &str) -> RotationError {
     RotationError::before_any_change(
         ErrorKind::PendingKeyDying,
-        format!("The key {key} under AWSPENDING works and is dying: {how}. Whoever read it would be refused soon."),
+        format!("The key {key} under AWSPENDING works and is dying: {how}. A reader of it would be refused soon."),
         format!("{} {TRY_AGAIN_AFTERWARDS}", begin_again(secret, version_id)),
     )
 }
@@ -289,11 +289,11 @@ pub(super) fn promoted_key_dying(secret: &SecretId, how: &str) -> RotationError 
 pub(super) fn pending_superseded(secret: &SecretId, version_id: &VersionId, key: &str) -> RotationError {
     RotationError::before_any_change(
         ErrorKind::PendingSuperseded,
-        "Somebody changed the secret while it was rotated: the version under AWSCURRENT holds another key than the one that \
+        "The secret was changed while it was rotated: the version under AWSCURRENT holds another key than the one that \
              the version under AWSPENDING was made to replace, and Kosli accepts it. It is not overwritten.",
         format!(
             "If the key under AWSCURRENT is to stay: {} The key {key}, which the pending version holds, lives on then, and no \
-             rotation ends it: revoke it in Kosli when nobody uses it. {TRY_AGAIN_AFTERWARDS}",
+             rotation ends it: revoke it in Kosli once it is not used any more. {TRY_AGAIN_AFTERWARDS}",
             begin_again(secret, version_id)
         ),
     )

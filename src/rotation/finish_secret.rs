@@ -220,22 +220,22 @@ fn said(invocation: &Invocation<'_>, note: &Note) -> String {
         Note::EditOverwritten(fields) => {
             count(&invocation.session.tally.edit_overwritten);
             format!(
-                "Somebody edited the secret while it was rotated, and the key in that edit is about to die, so the new version \
+                "A person edited the secret while it was rotated, and the key in that edit is about to die, so the new version \
                  was promoted over it. Fields that differ: {}. The version under AWSPREVIOUS has the edit: make it once more.",
                 fields.join(", ")
             )
         }
         Note::MayOverwriteEdit(fields) => format!(
-            "Fields other than the key differ between the new version and the one that it has replaced: {}. If somebody edited \
+            "Fields other than the key differ between the new version and the one that it has replaced: {}. If a person edited \
              the secret while it was rotated, the version under AWSPREVIOUS has the edit.",
             fields.join(", ")
         ),
         Note::OtherKeyOfOneId => "Another key was current than the one that was to be replaced, with the same id, which this Kosli gives \
                                   to successors too: the mint has rotated whichever key had it, so the new version was promoted. If \
-                                  somebody put that key in by hand, AWSPREVIOUS has it."
+                                  a person put that key in by hand, AWSPREVIOUS has it."
             .to_owned(),
         Note::OtherKeyWasDead => {
-            "Somebody had put another key under AWSCURRENT while the secret was rotated. Kosli does not \
+            "A person put another key under AWSCURRENT while the secret was rotated. Kosli does not \
                                   accept that key, so the new version was promoted over it; AWSPREVIOUS has it."
                 .to_owned()
         }
@@ -264,7 +264,7 @@ async fn promote(invocation: &Invocation<'_>, current: &VersionId) -> Result<(),
                     ErrorKind::CurrentMoved,
                     format!("AWSCURRENT moved from the version {current} to {holder} while this step ran."),
                     format!(
-                        "Somebody changed the secret. This rotation's key is not promoted over it. {}",
+                        "Something else changed the secret. This rotation's key is not promoted over it. {}",
                         try_again(secret)
                     ),
                 ));

@@ -75,7 +75,7 @@ fn decide(seen: &Seen<'_>) -> LeftBehind {
     let keys = keys.as_deref().unwrap_or_default();
     // A version with the current key itself is no rotation's: nothing was minted for it.
     let version = version.as_ref().filter(|version| !version.key().same(current.key()));
-    // It was current when the successor was stored; or somebody has edited a field since.
+    // It was current when the successor was stored; or a person has edited a field since.
     let edited = previous.as_ref().is_some_and(|previous| previous.key().same(current.key()));
     let by_age = version.filter(|version| current.created < version.created || edited);
     let by_age = by_age.map(|version| estimated_death(version.created, *policy));
@@ -113,8 +113,8 @@ impl LeftBehind {
         }
         if let Some((id, account)) = &self.key {
             action.push(format!(
-                "The key {id} was minted for this version and lives, and no version under a label holds it: revoke it when nobody uses \
-                 it: {}.",
+                "The key {id} was minted for this version and lives, and no version under a label holds it: revoke it once it is not \
+                 used any more: {}.",
                 by_hand::revoke_keys([id], account, session.host())
             ));
         }

@@ -120,7 +120,7 @@ impl Marks {
 pub(super) struct LeftOver {
     /// Never used: their values were lost.
     pub(super) lost: Vec<KeyId>,
-    /// Somebody has used them, or a version has held them.
+    /// They were used, or a version has held them.
     pub(super) in_use: Vec<KeyId>,
 }
 
@@ -263,7 +263,7 @@ mod tests {
         for (what, keys, except, held, expected) in [
             ("nothing is marked", vec![&cur, &other], "", none, Ok(vec![])),
             ("one is", vec![&cur, &other, &lost], "", none, Err(HeldUnknown)),
-            ("nobody holds it", vec![&cur, &other, &lost], "", Some(&["cur"][..]), Ok(vec!["lost"])),
+            ("no version holds it", vec![&cur, &other, &lost], "", Some(&["cur"][..]), Ok(vec!["lost"])),
             ("a version holds it", vec![&cur, &lost], "", Some(&["cur", "lost"][..]), Ok(vec![])),
             ("it is excepted", vec![&cur, &lost], "lost", none, Ok(vec![])),
             ("the replaced key is not listed", vec![&described(&lost, "x")], "", Some(&[][..]), Ok(vec!["lost"])),

@@ -24,7 +24,7 @@ use crate::kosli::{Acceptance, KeyEntry, Listing};
 use crate::marker::{Mark, WINDOW};
 use crate::secrets_manager::{Description, PREVIOUS};
 
-/// Kosli's shortest grace period: a key that ends within it is at its end, whoever has set that.
+/// Kosli's shortest grace period: a key that ends within it is at its end, whatever has set that.
 const NEAR: Duration = Duration::from_secs(3_600);
 
 /// By how much Kosli may have shortened an expiry that still counts as the key's own.
@@ -76,7 +76,7 @@ pub(super) enum KeyOf {
     Current,
     /// Another.
     Other,
-    /// Another, and the current version names that one's id: somebody has put a key in beside it.
+    /// Another, and the current version names that one's id: a person has put a key in beside it.
     OtherWithItsId,
     /// Another, and all three have one id: successors keep it, so the mint has rotated whichever key was current.
     OneId,
@@ -111,11 +111,11 @@ pub(super) enum Fact {
 /// What has to be said of a promotion.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum Note {
-    /// Somebody edited these fields between mint and store; the current key is dying, so the new version comes first.
+    /// A person edited these fields between mint and store; the current key is dying, so the new version comes first.
     EditOverwritten(Vec<String>),
     /// The documents differ in these fields, and which version the pending key replaces cannot be told.
     MayOverwriteEdit(Vec<String>),
-    /// Somebody had put in another key, which is dead.
+    /// A person put in another key, which is dead.
     OtherKeyWasDead,
     /// Another key with the same id was current, and the mint has rotated whatever has that id.
     OtherKeyOfOneId,

@@ -2,7 +2,7 @@
 //!
 //! A mint cannot be repeated, and its answer may be lost. So this is a loop around *looking*: `plan.rs` decides from what is on
 //! the account what is minted next, a mint whose outcome is unclear is looked for, and a key whose value was lost is itself rotated,
-//! for it is the one key that can certainly be rotated, and nobody uses it.
+//! for it is the one key that can certainly be rotated, and no reader uses it.
 //!
 //! Before the first mint the event's version is read once more: a value in it means that another execution has stored its key, and that
 //! this one is done. Before every further one the whole view is read again, as at the beginning ([`Stored::LookAgain`]): views do not grow

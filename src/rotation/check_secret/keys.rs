@@ -183,7 +183,7 @@ impl Checkup<'_> {
             return self.not_ok(
                 CheckName::OldKey,
                 format!(
-                    "The old key {id} is alive, though a grace period would have ended at {}: nobody ends it ({used}). Revoke it: \
+                    "The old key {id} is alive, though a grace period would have ended at {}: nothing ends it ({used}). Revoke it: \
                      {}.",
                     rfc3339(ends),
                     by_hand::revoke_keys([&id], &current.account, self.session.host())
@@ -195,7 +195,7 @@ impl Checkup<'_> {
         if entry.last_used_at.is_some_and(|at| at > half_time) {
             return self.not_ok(
                 CheckName::OldKey,
-                format!("{detail} Somebody still uses it: find out who did not notice the rotation."),
+                format!("{detail} It is still used: find the reader that did not notice the rotation."),
             );
         }
         self.passed(CheckName::OldKey, detail);
@@ -247,7 +247,7 @@ impl Checkup<'_> {
         }
         if !in_use.is_empty() {
             detail += &format!(
-                " {}: used, or described otherwise; no rotation touches them. Revoke them when nobody uses them: {}.",
+                " {}: used, or described otherwise; no rotation touches them. Revoke them once they are not used any more: {}.",
                 ids(&in_use),
                 by_hand::revoke_keys(&in_use, &current.account, self.session.host())
             );

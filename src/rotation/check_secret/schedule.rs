@@ -127,7 +127,7 @@ fn judge(dates: &Dates) -> Result<String, String> {
     if longest + EXPIRY_WARNING > DAY * days.saturating_sub(MARKER_DAYS) {
         return Err(format!(
             "Kosli warns 14 days before a key expires. A key lives {days} days (less up to three), and it is replaced only every \
-             {every} days: Kosli warns at every turn, and soon nobody reads it any more. Rotate more often, or raise \
+             {every} days: Kosli warns at every turn, and soon its readers ignore it. Rotate more often, or raise \
              KOSLI_KEY_TTL_DAYS."
         ));
     }

@@ -100,7 +100,7 @@ impl Minter<'_> {
             let manager = &session.function.secrets_manager;
             let removed = manager.remove_label(&session.budget, session.secret, label, version).await;
             removed.map_err(|error| session.aws_failed(&error))?;
-            // Not the label: nobody has proven that the id in it is one.
+            // Not the label: that the id in it is one is not proven.
             info!(version_id = %version, "removed a stale staging label");
         }
         Ok(())

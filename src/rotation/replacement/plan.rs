@@ -122,13 +122,13 @@ pub(super) enum Fact {
 pub(super) enum Mint {
     /// Rotate the current key, with the configured grace period.
     RotateCurrent(KeyId),
-    /// Rotate a key whose value was lost, with the shortest grace period: nobody holds it.
+    /// Rotate a key whose value was lost, with the shortest grace period: no reader has it.
     RotateLost(KeyId),
     /// Create a key.
     Create {
         /// Its description.
         description: String,
-        /// The current key, which Kosli does not rotate, which lives on, and which nobody ends.
+        /// The current key, which Kosli does not rotate, which lives on, and which nothing ends.
         beside: Option<Refused>,
     },
 }

@@ -52,7 +52,7 @@ fn key_id_unknown(secret: &SecretId, current: &Credential, alive: bool, candidat
         .map(|key| {
             let used =
                 key.last_used_at.map_or_else(|| "never used".to_owned(), |at| format!("last used {}", rfc3339(at)));
-            // Somebody may have put a key there; this one's or another's.
+            // A person may have put a key there: this one or another.
             let description = repeatable(&key.description, current.key());
             let description: String = description.chars().take(60).flat_map(char::escape_default).collect();
             format!("{} (\"{description}\", created {}, {used})", key.id, rfc3339(key.created_at))

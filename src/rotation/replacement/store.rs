@@ -98,8 +98,8 @@ impl Minter<'_> {
             Mint::Create { beside, .. } => {
                 warnings.extend(beside.as_ref().map(|Refused { id, answer }| {
                     format!(
-                        "Kosli refused to rotate the current key {id} ({answer}), so a new key was created beside it: nobody ends \
-                         the old one. Revoke it when nobody uses it any more ({}).",
+                        "Kosli refused to rotate the current key {id} ({answer}), so a new key was created beside it. Nothing \
+                         ends the old one: revoke it once it is not used any more ({}).",
                         by_hand::revoke_keys([id], &self.task.current.account, session.host())
                     )
                 }));
@@ -157,7 +157,7 @@ impl Minter<'_> {
         Stored::ByTwin(version)
     }
 
-    /// Revokes a key of this replacement that nobody needs any more, unless a labelled version holds it by now. Whether it did. What was not
+    /// Revokes a key of this replacement that is not needed any more, unless a labelled version holds it by now. Whether it did. What was not
     /// done here the sweep does.
     async fn revoke_unless_held(&self, id: &KeyId) -> Result<bool, RotationError> {
         let (session, current) = (&self.invocation.session, &self.task.current);
@@ -169,7 +169,7 @@ impl Minter<'_> {
         session.revoke(&current.account, id, &self.authority).await.map_err(|error| {
             session.kosli_failed(&error, self.authority.role, &format!("revoking the superfluous key {id}"))
         })?;
-        info!(key_id = %id, "revoked a key that nobody holds");
+        info!(key_id = %id, "revoked a key that no version holds");
         Ok(true)
     }
 
@@ -205,7 +205,7 @@ impl Minter<'_> {
                 warn!(key_id = %key.id, "a key that may have been minted here was left alone");
                 format!(
                     "Kosli changed the expiry of the new key, so lost keys cannot be recognized. The key {} was never used and \
-                     may be one: it was not touched. Revoke it if nobody holds it ({}).",
+                     may be one: it was not touched. Revoke it if it is not in use ({}).",
                     key.id,
                     by_hand::revoke_keys([&key.id], &current.account, self.invocation.session.host())
                 )
