@@ -90,7 +90,7 @@ async fn it_tells_what_happens_in_order() {
 async fn self_rotation_says_what_kosli_probably_asks_for() {
     let (ended, said) = run("--self-rotation").await;
     assert!(ended.well(), "{said}");
-    let caution = "Kosli probably asks for the role Admin, or for a key of whoever created the account";
+    let caution = "Kosli probably asks for the role Admin, or for a key of the account's creator";
     assert!(said.contains("which rotates itself") && said.contains(caution), "{said}");
     let (_, said) = run("").await;
     assert!(!said.contains("probably"), "{said}");

@@ -23,11 +23,11 @@ emulator serve [--listen ADDRESS] [--port NUMBER] [--function PATH | --lambda-en
                [--https CA_FILE | --https-pem FILE] [--tls-name NAME]... [--fault FAULT]...
                [--kosli ANSWER]...
 
-  --listen ADDRESS    an address of this machine (default 127.0.0.1, which nobody else reaches): 172.17.0.1, for containers
-                      of a Docker engine on Linux; scripts/sam-local finds it out
+  --listen ADDRESS    an address of this machine (default 127.0.0.1, which no other machine reaches): 172.17.0.1, for
+                      containers of a Docker engine on Linux; scripts/sam-local finds it out
   --port NUMBER       the port (default 7878; 0: a free one)
   --function PATH     the function's executable, which RotateSecret runs: target/debug/kosli-key-rotation
-                      (default: wait for a function that somebody else starts, in a debugger for example)
+                      (default: wait for a function that you start yourself, in a debugger for example)
   --lambda-endpoint URL
                       instead, where RotateSecret invokes the function that it is given: http://127.0.0.1:3001 for
                       `sam local start-lambda`
@@ -140,7 +140,7 @@ pub(crate) async fn run(arguments: &[&str]) -> Result<(), String> {
 pub(crate) enum Invoked {
     /// An executable, which is run here.
     Process(FunctionProcess),
-    /// A function that somebody else starts, and that polls the Runtime API here.
+    /// A function that a person starts, and that polls the Runtime API here.
     Polling(Function),
     /// A function that something else runs.
     Endpoint(LambdaEndpoint),
@@ -202,7 +202,7 @@ fn warning(address: IpAddr) -> Option<String> {
     }
     let reached = if address.is_unspecified() { "any address of this machine".to_owned() } else { address.to_string() };
     Some(format!(
-        "OPEN: whoever reaches {reached}, from a container or from another machine, can use and change everything here, \
+        "OPEN: any program that reaches {reached}, from a container or from another machine, can use and change everything here, \
          and invoke the function. The default, 127.0.0.1, is for this machine alone."
     ))
 }
@@ -419,9 +419,9 @@ mod tests {
             ("127.0.0.1", None),
             ("127.0.0.2", None),
             ("::1", None),
-            ("172.17.0.1", Some("whoever reaches 172.17.0.1,")),
-            ("0.0.0.0", Some("whoever reaches any address of this machine,")),
-            ("::", Some("whoever reaches any address of this machine,")),
+            ("172.17.0.1", Some("any program that reaches 172.17.0.1,")),
+            ("0.0.0.0", Some("any program that reaches any address of this machine,")),
+            ("::", Some("any program that reaches any address of this machine,")),
         ] {
             let warning = warning(address.parse().expect("an address"));
             assert_eq!(warning.is_some(), said.is_some(), "{address}");

@@ -169,7 +169,7 @@ def test_secrets_managers_own_way(sam_local, tmp_path):
     try:
         found = eventually(lambda: re.search(r"listen on (http://\S+) until", log.read_text()), process, log)
         emulator = found[1]
-        assert "OPEN: whoever reaches " in log.read_text()
+        assert "OPEN: any program that reaches " in log.read_text()
         # As it says itself.
         told = re.search(r"^ +(aws secretsmanager rotate-secret .*)$", log.read_text(), re.MULTILINE)[1]
         version = loads(aws(told, tmp_path))["VersionId"]

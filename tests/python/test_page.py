@@ -194,7 +194,7 @@ def test_an_immediate_revocation_is_seen(page):
     eventually(lambda: "You tagged the secret" in page.text("#said"))
     old, new = page.rotated()
     assert "revoked" in page.key(old) and "works" in page.key(new)
-    assert "End a key that nobody needs." in page.text("#lines")
+    assert "End a key that is not needed any more." in page.text("#lines")
     page.choose("when", "after-grace-period")
     page.press("old-key")
     page.all_held()

@@ -66,7 +66,7 @@ impl Narrator {
             )),
             RotatedBy::ItsOwnKey => self.say(&format!(
                 "The secret {SECRET} holds a key of the Kosli service account {ORG}/{ACCOUNT}, which rotates itself. That account \
-                 is an Admin here: Kosli probably asks for the role Admin, or for a key of whoever created the account, and no \
+                 is an Admin here: Kosli probably asks for the role Admin, or for a key of the account's creator, and no \
                  account creates itself. A key of any other role needs an admin key to rotate it."
             )),
         }
@@ -78,7 +78,7 @@ impl Narrator {
     }
 
     pub(super) fn tell_rotate_secret(&self, function_arn: &str) {
-        self.heading("Somebody asks for a rotation");
+        self.heading("A person asks for a rotation");
         self.say(&format!(
             "  $ aws secretsmanager rotate-secret --secret-id {SECRET} --rotation-lambda-arn {function_arn}"
         ));

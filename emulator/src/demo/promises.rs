@@ -48,7 +48,7 @@ pub(super) fn check(world: &World, seen: &Seen, output: &[String], succeeded: bo
 fn no_outage(seen: &Seen) -> Promise {
     let Seen { looks, outages, .. } = seen;
     let evidence = if outages.is_empty() {
-        format!("looked {looks} times, after every call: whoever read the secret got a key that Kosli accepts")
+        format!("looked {looks} times, after every call: a reader of the secret got a key that Kosli accepts")
     } else {
         format!("Kosli did not accept the key under AWSCURRENT {}", outages.join(", "))
     };
@@ -102,9 +102,12 @@ fn no_orphan(world: &World, succeeded: bool) -> Promise {
         .collect();
     let evidence = match (orphans.is_empty(), succeeded) {
         (true, _) => format!("of {} minted, every key that lives on is held by the secret", minted.len()),
-        (false, true) => format!("nobody holds {}", orphans.join(", ")),
+        (false, true) => format!("no version holds {}", orphans.join(", ")),
         (false, false) => {
-            format!("nobody holds {}, but the rotation has not completed: the next one replaces it", orphans.join(", "))
+            format!(
+                "no version holds {}, but the rotation has not completed: the next one replaces it",
+                orphans.join(", ")
+            )
         }
     };
     Promise { name: "I3 no orphan", held: orphans.is_empty() || !succeeded, evidence }

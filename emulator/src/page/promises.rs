@@ -151,8 +151,8 @@ fn no_orphan(world: &World, seen: &Seen) -> Promise {
     let done = seen.ended == Some(Event::Succeeded);
     let evidence = match (none, done) {
         (true, _) => "Every key that was minted is held by a version, or ends.".to_owned(),
-        (false, true) => format!("Nobody holds {}.", orphans.join(", ")),
-        (false, false) => format!("Nobody holds {}: the rotation has still to replace it.", orphans.join(", ")),
+        (false, true) => format!("No version holds {}.", orphans.join(", ")),
+        (false, false) => format!("No version holds {}: the rotation has still to replace it.", orphans.join(", ")),
     };
     promise("I3 No orphan", !none && done, !none, evidence)
 }

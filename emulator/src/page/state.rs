@@ -117,7 +117,7 @@ fn line(call: &Call, seen: &Seen, secret: &str) -> Value {
             meaning(step, pending, call, secret)
         }
         "check" => ("The function's report: it looks, and changes nothing.", "I7"),
-        _ => ("Somebody else's call.", ""),
+        _ => ("A call that is not the function's.", ""),
     };
     // That there is no value yet is an answer, and no trouble.
     let nothing = call.operation == "GetSecretValue" && call.outcome == "ResourceNotFoundException";

@@ -33,7 +33,7 @@ pub(super) fn meaning(step: &str, pending: &str, call: &Call, secret: &str) -> (
         "list" => ("Which keys are there? Was one lost?", "I3"),
         "get" => ("Is this key on the account?", "I4"),
         "rotate" | "create" => ("Mint a new key. Its expiry carries the mark.", "I3"),
-        "revoke" => ("End a key that nobody needs.", "I3"),
+        "revoke" => ("End a key that is not needed any more.", "I3"),
         _ => ("", ""),
     }
 }
