@@ -18,11 +18,17 @@ const FIELDS: [[&str; 4]; 2] = [
     ["KOSLI_API_TOKEN", "KOSLI_ORG", "KOSLI_SERVICE_ACCOUNT", "KOSLI_API_KEY_ID"],
 ];
 
+/// What a plain value must not begin with.
+const ASSIGNED: [&str; 9] =
+    ["KOSLI_API_TOKEN", "KOSLI_API_KEY", "KOSLI_TOKEN", "api_key", "Authorization", "export", "set", "Bearer", "'"];
+
 fuzz_target!(|data: &[u8]| {
     let Ok(input) = std::str::from_utf8(data) else { return };
     let Some((key_text, rest)) = input.split_once('\n') else { return };
     let Some((id, value)) = rest.split_once('\n') else { return };
-    let key_text = if ApiKey::parse(key_text).is_some() { key_text } else { "made-up-\"new\"-key\\" };
+    // A key of Kosli's: no line of a script, which a value must not be either.
+    let is_key = Document::parse(SecretString::from(key_text)).is_ok_and(|document| document.shape() == Shape::Plain);
+    let key_text = if is_key { key_text.trim() } else { "made-up-\"new\"-key\\" };
     let (Some(key), id) = (ApiKey::parse(key_text), KeyId::parse(id)) else { return };
     let Some(id) = id.or_else(|| KeyId::parse("id-2")) else { return };
     match Document::parse(SecretString::from(value)) {
@@ -105,7 +111,9 @@ fn the_key_shows_nowhere(document: &Document, id: &KeyId) {
 /// What a person may be told of a value that is none.
 fn says_nothing_of_the_value(error: &str) {
     let fixed = [
-        "is neither JSON nor a plain key: one run of 1 to 4096 visible ASCII characters",
+        "begins with a byte order mark (BOM), which an editor has put there: leave it out",
+        "is neither JSON nor a plain key, which is one run of 1 to 4096 visible ASCII characters",
+        "is neither JSON nor a plain key, which is one run of 1 to 4096 visible ASCII characters: it has white space in it",
         "begins like JSON and is not one well-formed JSON object",
         "has fields of two shapes: use api_key, org, service_account, key_id or KOSLI_API_TOKEN, KOSLI_ORG, \
          KOSLI_SERVICE_ACCOUNT, KOSLI_API_KEY_ID, not some of both",
@@ -116,11 +124,20 @@ fn says_nothing_of_the_value(error: &str) {
             format!("has no `{name}`"),
             format!("has `{name}` twice"),
             format!("has a `{name}` that is not a string"),
-            format!("has a `{name}` that is not one run of visible ASCII characters, or begins like JSON"),
+            format!("has a `{name}` that has white space in it"),
+            format!("has a `{name}` that begins with a byte order mark (BOM)"),
+            format!("has a `{name}` that begins like JSON"),
+            format!("has a `{name}` that is not one run of visible ASCII characters"),
         ]
         .contains(&error.to_owned())
     });
-    assert!(fixed.contains(&error) || of_a_field, "{error}");
+    let like_a_line = ASSIGNED.iter().any(|word| {
+        error
+            == format!(
+                "begins with `{word}`, like a line of a script or of a request: it is to be the key alone, or JSON"
+            )
+    });
+    assert!(fixed.contains(&error) || of_a_field || like_a_line, "{error}");
 }
 
 /// The fields of an object in their order, and where their values stand.
