@@ -460,6 +460,33 @@ fn a_lost_key_that_cannot_be_revoked_is_named_beside_those_that_are() {
     });
 }
 
+/// Right before a superfluous key is revoked, the labels are read anew: a version may hold it by now.
+#[test]
+fn a_superfluous_key_that_a_version_holds_by_now_is_not_revoked() {
+    Testbed::run(async |testbed| {
+        for held in [true, false] {
+            let world = testbed.world(&Setting::default());
+            let rotation = world.begin_rotation(&second()).unwrap();
+            world.rule("rotate#1=incomplete");
+            let (arn, value) = (world.arn.clone(), world.value("AWSCURRENT").unwrap());
+            let (old, old_key) = (world.first_key.clone(), world.kosli_key(&world.first_key).value);
+            world.before_call("PutSecretValue", 1, move |emulator| {
+                let lost = emulator
+                    .with_kosli(|kosli| kosli.keys().find(|key| key.minted_by != MintedBy::SetUp).cloned().unwrap());
+                let value = value.replace(&old_key, &lost.value).replace(&old, &lost.id);
+                let label = if held { "by-hand" } else { "kosli-key-id:other" };
+                let put = json!({"SecretId": arn, "SecretString": value, "ClientRequestToken": token("hand", 0),
+                                 "VersionStages": [label]});
+                aws(emulator, "PutSecretValue", &put).unwrap();
+            });
+            let answer = done(world.step(&rotation, "createSecret").await);
+            let lost = world.minted().remove(0);
+            assert_eq!(world.lives(&lost.id), held, "{answer}\n{}", world.story());
+            assert_eq!(answer.get("revoked_key_ids").is_some(), !held, "{answer}");
+        }
+    });
+}
+
 /// A key was lost, and then a person puts in a key of another service account: the sweep of this rotation looks at that account alone, so
 /// what may live on the one before is named.
 #[test]

@@ -147,6 +147,22 @@ fn labels_of_the_users_own_leave_room_or_stop_before_the_mint() {
     });
 }
 
+/// The label that the replaced version gets before the mint counts for the room: with one label more there is none.
+#[test]
+fn the_label_of_a_first_rotation_counts_for_the_room() {
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting { shape: Shape::Plain, ..Setting::default() });
+        for number in 0..16 {
+            let body = json!({"SecretId": world.arn, "VersionStage": format!("mine-{number}"),
+                              "MoveToVersionId": token("first", 0)});
+            world.aws("UpdateSecretVersionStage", body).unwrap();
+        }
+        let rotation = world.begin_rotation(&turn(0)).unwrap();
+        refused(world.step(&rotation, "createSecret").await, "NoRoom");
+        assert_eq!((world.minted().len(), world.writes()), (0, 0), "{}", world.story());
+    });
+}
+
 #[test]
 fn identity_from_tags_alone_does_for_every_shape() {
     Testbed::run(async |testbed| {
