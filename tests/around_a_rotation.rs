@@ -138,13 +138,42 @@ fn a_field_that_was_edited_before_the_store_is_overwritten_aloud() {
             assert!(world.value("AWSPREVIOUS").unwrap().contains("edited"));
             if failing {
                 // It was promoted, and what can be told is that the documents differ.
-                refused(outcome, "CleanUpIncomplete");
+                let message = refused(outcome, "CleanUpIncomplete");
+                assert!(message.contains("AWSPREVIOUS") && message.contains("note"), "{message}");
                 continue;
             }
             let answer = done(outcome);
             assert!(warnings(&answer).contains("AWSPREVIOUS") && warnings(&answer).contains("note"), "{answer}");
             assert!(!warnings(&answer).contains("edited\""), "{answer}");
             world.assert_kept();
+        }
+    });
+}
+
+/// The same where nothing but the key is in the value, and the list that would tell cannot be had: it is promoted (the key under
+/// `AWSCURRENT` may be dying), and that somebody has written meanwhile is said.
+#[test]
+fn a_key_that_was_put_in_is_not_overwritten_in_silence_where_no_list_tells() {
+    Testbed::run(async |testbed| {
+        for (shape, by_hand) in [(Shape::Plain, true), (Shape::ApiKeyAlone, true), (Shape::Plain, false)] {
+            for immediately in [true, false] {
+                let setting = Setting { shape, revoke_immediately: immediately, ..Setting::default() };
+                let world = testbed.world(&setting);
+                let rotation = world.until_finish(&second()).await;
+                let old = world.value("AWSCURRENT").unwrap();
+                world.advance(Duration::from_secs(1));
+                let now = world.emulator.clock().now();
+                let (_, key) = world
+                    .emulator
+                    .with_kosli(|kosli| kosli.add_key(ORG, ACCOUNT, DESCRIPTION, now, Some(now + DAY * 90)));
+                if by_hand {
+                    put_current(&world, &old.replace(&testbed::key_in(&old).unwrap(), &key), &token("hand", 0));
+                }
+                world.rule("list=error-before:500");
+                let message = refused(world.step(&rotation, "finishSecret").await, "CleanUpIncomplete");
+                assert_eq!(message.contains(&token("hand", 0)), by_hand, "{message}");
+                assert_eq!(message.contains("put another key in"), by_hand, "{message}");
+            }
         }
     });
 }

@@ -86,19 +86,25 @@ pub(super) async fn clean_up(
     let Promoted { view, new, replaced, listing, policy } = promoted;
     let listed = |key: &Credential| Some(listing.as_ref().ok()?.entry(key.key_id.as_ref())?.id.to_string());
     answer.key_id = listed(&new);
-    // Where the label was moved back meanwhile, the rotation is not done but for its clean-up.
-    let incomplete = |error: RotationError| match error.kind() {
-        ErrorKind::CurrentMoved => error,
-        _ => error.after_promotion(),
+    // Where the label was moved back meanwhile, the rotation is not done but for its clean-up. An error is all that comes back then, so it
+    // also says what an answer would.
+    let incomplete = |error: RotationError, warnings: &[String]| {
+        let error = match error.kind() {
+            ErrorKind::CurrentMoved => error,
+            _ => error.after_promotion(),
+        };
+        warnings.iter().fold(error, |error, warning| error.with_cause(warning))
     };
+    let told = answer.warnings.clone();
+    let incomplete_so_far = |error| incomplete(error, &told);
     let redelivered = matches!(replaced, Replaced::Previous(_));
-    let Some(mut replaced) = resolve(invocation, view, &new, replaced).await.map_err(incomplete)? else {
+    let Some(mut replaced) = resolve(invocation, view, &new, replaced).await.map_err(incomplete_so_far)? else {
         return Ok(answer);
     };
-    let before = before(invocation, view, &new, &replaced, listing.as_ref().ok()).await.map_err(incomplete)?;
+    let before = before(invocation, view, &new, &replaced, listing.as_ref().ok()).await.map_err(incomplete_so_far)?;
     before.iter().for_each(|before| replaced.learn_key_id(before));
     answer.replaced_key_id = listed(&replaced);
-    let authority = authority(view, &new).map_err(incomplete)?;
+    let authority = authority(view, &new).map_err(incomplete_so_far)?;
     let mut work = CleanUp {
         invocation,
         view,
@@ -126,7 +132,7 @@ pub(super) async fn clean_up(
         Err(error) => failures.push(error),
     }
     match failures.into_iter().min_by_key(|error| error.kind() != ErrorKind::CurrentMoved) {
-        Some(error) => Err(incomplete(error)),
+        Some(error) => Err(incomplete(error, &work.answer.warnings)),
         None => Ok(work.answer),
     }
 }
@@ -205,7 +211,7 @@ impl CleanUp<'_> {
                 description: &view.description,
                 pending: (&new.version, new.key_id.as_ref(), new.created),
                 marks: &marks,
-                current: (&replaced.version, replaced.key_id.as_ref()),
+                current: (&replaced.version, replaced.key_id.as_ref(), replaced.created),
                 differing: &[],
                 grace: policy.grace(),
                 life: policy.life(),

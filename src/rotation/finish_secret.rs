@@ -130,7 +130,7 @@ async fn decide(
             description: &view.description,
             pending: (&pending.version, pending.key_id.as_ref(), pending.created),
             marks: &marks,
-            current: (&current.version, current.key_id.as_ref()),
+            current: (&current.version, current.key_id.as_ref(), current.created),
             differing: &differing,
             grace: policy.grace(),
             life: policy.life(),
@@ -229,6 +229,10 @@ fn said(invocation: &Invocation<'_>, note: &Note) -> String {
             "Fields other than the key differ between the new version and the one that it has replaced: {}. If a person edited \
              the secret while it was rotated, the version under AWSPREVIOUS has the edit.",
             fields.join(", ")
+        ),
+        Note::MayOverwriteKey(version) => format!(
+            "The version {version}, which the new one has replaced, was written after the new key was stored. If a person put another \
+             key in, the version under AWSPREVIOUS has it."
         ),
         Note::OtherKeyOfOneId => "Another key was current than the one that was to be replaced, with the same id, which this Kosli gives \
                                   to successors too: the mint has rotated whichever key had it, so the new version was promoted. If \

@@ -11,7 +11,7 @@
 //! | another version, and successors keep the id: the mint has rotated whichever key was current | dying | promote, and say so |
 //! | a version with another key; or the pending version was current before | works | stop: `PendingSuperseded` |
 //! | the same | dead | promote, and say so |
-//! | cannot be told | | promote, and say so where fields differ |
+//! | cannot be told | | promote, and say so where fields differ, or where the current version is younger than the pending one |
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -40,8 +40,8 @@ pub(super) struct Seen<'a> {
     pub(super) pending: (&'a VersionId, Option<&'a ClaimedKeyId>, SystemTime),
     /// The marks of keys that replace the current version.
     pub(super) marks: &'a Marks,
-    /// The current version's id, and its key's.
-    pub(super) current: (&'a VersionId, Option<&'a ClaimedKeyId>),
+    /// The same of the current version.
+    pub(super) current: (&'a VersionId, Option<&'a ClaimedKeyId>, SystemTime),
     /// The names of the fields, key and key id left out, in which the two documents differ.
     pub(super) differing: &'a [String],
     /// How long the current key goes on working after it was rotated.
@@ -117,6 +117,8 @@ pub(super) enum Note {
     MayOverwriteEdit(Vec<String>),
     /// A person put in another key, which is dead.
     OtherKeyWasDead,
+    /// The current version was written after the pending one, and which version the pending key replaces cannot be told.
+    MayOverwriteKey(VersionId),
     /// Another key with the same id was current, and the mint has rotated whatever has that id.
     OtherKeyOfOneId,
 }
@@ -194,7 +196,11 @@ pub(super) fn next(seen: &Seen<'_>) -> Next {
     match (origin, seen.facts.current_key) {
         (Origin::CurrentVersion, _) => Next::Promote(None),
         (Origin::OneId, _) => Next::Promote(Some(Note::OtherKeyOfOneId)),
-        (Origin::SameKey | Origin::Unknown, _) if seen.differing.is_empty() => Next::Promote(None),
+        (Origin::Unknown, _) if seen.differing.is_empty() => {
+            let is_younger = seen.current.2 > seen.pending.2;
+            Next::Promote(is_younger.then(|| Note::MayOverwriteKey(seen.current.0.clone())))
+        }
+        (Origin::SameKey, _) if seen.differing.is_empty() => Next::Promote(None),
         (Origin::SameKey, _) => Next::Promote(Some(Note::EditOverwritten(differing()))),
         (Origin::Unknown, _) => Next::Promote(Some(Note::MayOverwriteEdit(differing()))),
         (Origin::OtherKey, None) => Next::Ask(Fact::CurrentKey),
@@ -350,6 +356,8 @@ mod tests {
         keys: Option<Vec<KeyEntry>>,
         differing: &'static [&'static str],
         was_current: bool,
+        /// A person has written the current version since the pending one was made.
+        is_younger: bool,
         grace_days: u64,
         facts: Facts,
         expected: Next,
@@ -375,7 +383,7 @@ mod tests {
             description: &description,
             pending: (&pending, Some(&key), at(NOW)),
             marks: &marks,
-            current: (&current, Some(&claimed("k1"))),
+            current: (&current, Some(&claimed("k1")), at(if case.is_younger { NOW + 1 } else { NOW - 1 })),
             differing: &differing,
             grace: Duration::from_secs(case.grace_days * DAY),
             life: Duration::from_secs(90 * DAY),
@@ -391,7 +399,16 @@ mod tests {
     }
 
     fn case(name: &'static str, keys: Vec<KeyEntry>, facts: Facts, expected: Next) -> Case {
-        Case { name, keys: Some(keys), differing: &[], was_current: false, grace_days: 1, facts, expected }
+        Case {
+            name,
+            keys: Some(keys),
+            differing: &[],
+            was_current: false,
+            is_younger: false,
+            grace_days: 1,
+            facts,
+            expected,
+        }
     }
 
     #[test]
@@ -550,6 +567,17 @@ mod tests {
             },
             // It cannot be told.
             Case { keys: None, ..case("no list", vec![], Facts::default(), clean()) },
+            Case {
+                keys: None,
+                is_younger: true,
+                ..case(
+                    "no list, and a younger current version",
+                    vec![],
+                    Facts::default(),
+                    Next::Promote(Some(Note::MayOverwriteKey(version("v1")))),
+                )
+            },
+            Case { is_younger: true, ..case("what it replaces is known", vec![k1(), k2()], Facts::default(), clean()) },
             Case {
                 keys: None,
                 differing: &["note"],
