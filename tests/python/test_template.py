@@ -349,10 +349,19 @@ class Alarms(unittest.TestCase):
         for line in template.splitlines():
             self.assertIsInstance(json.loads(line), str)
 
-    def test_every_alarm_is_in_the_documentation(self):
+    def test_every_alarm_is_in_the_documentation_and_the_runbook_which_it_names(self):
         documentation = (ROOT / "docs/deploy.md").read_text()
+        runbook = (ROOT / "docs/runbook.md").read_text().split("## After an alarm")[1].split("\n## ")[0]
         alarms = [name for name, resource in TEMPLATE["Resources"].items() if resource["Type"] == "AWS::CloudWatch::Alarm"]
-        self.assertEqual([name for name in alarms if f"`{name.removesuffix('Alarm')}`" not in documentation], [])
+        for page in documentation, runbook:
+            names = [name.removesuffix("Alarm") for name in [*alarms, "RotationFailed"]]
+            self.assertEqual([name for name in names if f"`{name}`" not in page], [])
+        stack = Stack(**FULL)
+        messages = [alarm["Properties"]["AlarmDescription"] for alarm in of_type(stack, "AWS::CloudWatch::Alarm")]
+        messages.append(stack.properties("RotationFailed")["Targets"][0]["InputTransformer"]["InputTemplate"])
+        self.assertEqual(len(messages), len(alarms) + 1)
+        for message in messages:
+            self.assertIn("docs/runbook.md", message)
         self.assertIn(f"(at most {['eight', 'nine', 'ten', 'eleven'][len(alarms) - 8]})", documentation)
 
     def test_the_check_is_invoked_with_its_event(self):
