@@ -262,21 +262,22 @@ fn every_test_that_proves_something_exists() {
     assert!(proofs > 50, "so few proofs prove nothing");
 }
 
+/// The pages that a person reads, each with its text.
+fn pages() -> impl Iterator<Item = (PathBuf, String)> {
+    let of_docs = std::fs::read_dir("docs").expect("tests run in the package's folder");
+    ["README.md", "CONTRIBUTING.md", "SECURITY.md", "emulator/README.md"]
+        .into_iter()
+        .map(PathBuf::from)
+        .chain(of_docs.map(|page| page.expect("a page").path()))
+        .filter(|page| page.extension().is_some_and(|extension| extension == "md"))
+        .map(|page| (page.clone(), std::fs::read_to_string(&page).expect("a page")))
+}
+
 /// Links within the repository, to files and to headings.
 #[test]
 fn every_link_leads_somewhere() {
-    let pages =
-        ["README.md", "CONTRIBUTING.md", "SECURITY.md", "emulator/README.md"].into_iter().map(PathBuf::from).chain(
-            std::fs::read_dir("docs")
-                .expect("tests run in the package's folder")
-                .map(|page| page.expect("a page").path()),
-        );
     let mut links = 0;
-    for page in pages {
-        if page.extension().is_none_or(|extension| extension != "md") {
-            continue;
-        }
-        let text = std::fs::read_to_string(&page).expect("a page");
+    for (page, text) in pages() {
         let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
         for target in targets.filter(|target| !target.contains("://")) {
             links += 1;
@@ -290,6 +291,21 @@ fn every_link_leads_somewhere() {
         }
     }
     assert!(links > 30, "so few links prove nothing");
+}
+
+#[test]
+fn every_file_that_a_page_names_exists() {
+    let mut files = 0;
+    for (page, text) in pages() {
+        for name in text.lines().flat_map(code).filter(|name| !name.contains([' ', '*'])) {
+            let ours = |folder: &str| !folder.is_empty() && folder != "target" && PathBuf::from(folder).is_dir();
+            if name.split_once('/').is_some_and(|(folder, _)| ours(folder)) {
+                assert!(PathBuf::from(name).exists(), "{page:?}: there is no {name}");
+                files += 1;
+            }
+        }
+    }
+    assert!(files > 100, "so few files prove nothing: {files}");
 }
 
 /// The headings of a page, as links name them.
