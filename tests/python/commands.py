@@ -23,7 +23,7 @@ FUNCTION_ARN = "arn:aws:lambda:eu-west-1:123456789012:function:kosli-key-rotatio
 SAM_PYTHON = ROOT / ".venv-deploy/bin/python"
 
 # What stands in front of a space in a command. The parts of this repository come by their paths.
-TOOLS = r"(aws|kosli|sam|cargo|curl|jq|npm|kubectl|python3|cfn-lint|checkov|rustup|export|scripts/\S+|bench/\S+|fuzz/run|target/debug/\S+)"
+TOOLS = r"(aws|kosli|sam|cargo|curl|jq|npm|kubectl|(?:\.venv/bin/)?python3?|cfn-lint|checkov|rustup|export|scripts/\S+|bench/\S+|fuzz/run|target/debug/\S+)"
 
 # The blocks that are no shell.
 OTHER_LANGUAGES = ("json", "yaml", "hcl", "mermaid", "text")
@@ -88,7 +88,9 @@ def code_spans(page):
 
 
 def is_command(span):
-    return re.match(TOOLS + r" [^=]", span) or re.match(r"[.\w]+/[-\w]+$", span) and os.access(ROOT / span, os.X_OK) and (ROOT / span).is_file()
+    if re.match(r"([A-Z]+=\S+ )?" + TOOLS + r" [^=]", span):
+        return True
+    return re.match(r"[.\w]+/[-\w]+$", span) and os.access(ROOT / span, os.X_OK) and (ROOT / span).is_file()
 
 
 def commands(script):

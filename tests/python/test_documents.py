@@ -51,6 +51,8 @@ NOT_RUN = {
     "cargo test --test log_lines": "a part of cargo test",
     "CASE=json": "a case of a test that CI runs whole",
     "SEED=7 cargo exhaustive": "likewise",
+    "TRACES=write": "it writes what cargo test compares with",
+    "PICTURE=write": "it writes the committed picture; CI runs the test that makes it",
     "cargo tree": "the word for what it lists, without its options",
     "cargo update --workspace": "it changes a lock file",
     "fuzz/run": "it goes on until Ctrl-C, or needs a finding; CI runs all targets for a while",
