@@ -16,8 +16,8 @@
 //! | `MarkerChanged` | Count | none | new keys whose expiry Kosli changed |
 //! | `OldKeyAlive` | Count | none | old keys that are not proven dead after their revocation |
 //! | `EditOverwritten` | Count | none | promotions over a field that a person edited meanwhile |
-//! | `SecretsChecked` | Count | none | secrets in a `checkSecret` report on all of them: where it does not come, no check is made |
-//! | `CheckUnhealthy` | Count | none | of those, the unhealthy ones, and those that no time was left for |
+//! | `SecretsChecked` | Count | none | secrets in a `checkSecret` report on all of them: if this metric stays away, no check is made |
+//! | `CheckUnhealthy` | Count | none | of those, the unhealthy ones, and those for which no time was left |
 //! | `DaysToCurrentKeyExpiry` | None | none | until the first of their current keys dies, of its expiry or of a rotation |
 //! | `DaysToAdminKeyExpiry` | None | none | the same for the admin key |
 //!
