@@ -89,6 +89,12 @@ impl World {
         }
     }
 
+    /// Starts every execution environment anew: clients that have made no call yet, and nothing in their caches. What a case does then
+    /// depends on no case before it.
+    pub fn restart(&mut self) {
+        self.executions.iter_mut().for_each(Execution::restart);
+    }
+
     /// Lets every execution call another Kosli than the emulator's.
     pub fn kosli_at(&mut self, host: &str) {
         let client = Connections::new(&Network::default()).unwrap().client();

@@ -19,6 +19,26 @@ pub struct Execution {
     pub tag: String,
     pub(crate) secrets_manager: SecretsManager,
     pub(crate) kosli: Kosli,
+    endpoint: String,
+}
+
+impl Execution {
+    fn start(tag: String, endpoint: String) -> Self {
+        let config = Config::from_vars(|name| match name {
+            "AWS_ENDPOINT_URL_SECRETS_MANAGER" | "KOSLI_HOST" => Some(endpoint.clone()),
+            name => set_by_lambda(name),
+        })
+        .unwrap();
+        let connections = Connections::new(&config.network).unwrap();
+        let secrets_manager = SecretsManager::new(&config.aws, connections.for_sdk());
+        let kosli = Kosli::new(connections.client(), config.host);
+        Self { tag, secrets_manager, kosli, endpoint }
+    }
+
+    /// One that has made no call yet, with nothing in any cache.
+    pub(crate) fn restart(&mut self) {
+        *self = Self::start(self.tag.clone(), self.endpoint.clone());
+    }
 }
 
 /// The sockets and clients, made once for thousands of cases.
@@ -42,18 +62,7 @@ impl Testbed {
         for number in 0..executions {
             let tag = char::from(b'a' + u8::try_from(number).unwrap()).to_string();
             let address = testbed.emulator.listen(&tag, 0).await.unwrap();
-            let endpoint = format!("http://{address}");
-            let config = Config::from_vars(|name| match name {
-                "AWS_ENDPOINT_URL_SECRETS_MANAGER" | "KOSLI_HOST" => Some(endpoint.clone()),
-                name => set_by_lambda(name),
-            })
-            .unwrap();
-            let connections = Connections::new(&config.network).unwrap();
-            testbed.executions.push(Execution {
-                tag,
-                secrets_manager: SecretsManager::new(&config.aws, connections.for_sdk()),
-                kosli: Kosli::new(connections.client(), config.host),
-            });
+            testbed.executions.push(Execution::start(tag, format!("http://{address}")));
         }
         testbed
     }
