@@ -2,15 +2,18 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use emulator::Call;
 use emulator::kosli::Key;
 use emulator::rotation::{Event, Retries};
 use emulator::runtime_api::{FunctionError, Outcome};
-use emulator::secrets_manager::RotationRequest;
+use emulator::secrets_manager::{RotationRequest, Secret, Version};
+use kosli_key_rotation::marker::Mark;
 use serde_json::{Value, json};
-use testbed::{ACCOUNT, DAY, DESCRIPTION, HOUR, ORG, Shape, TIMEOUT, World, key_in, token};
+use testbed::{ACCOUNT, ADMIN_SECRET, DAY, DESCRIPTION, HOUR, ORG, Shape, TIMEOUT, World, key_in, token, version_id};
 
 use crate::excused;
 use crate::ledger::Ledger;
@@ -50,11 +53,13 @@ pub struct Course {
     /// Other secrets of the same account.
     pub siblings: RefCell<Vec<World>>,
     /// How many version ids people have made up.
-    versions: Cell<usize>,
-    /// Nobody can tell a dying key from its successor: Kosli has given both the same id.
+    versions: Rc<Cell<usize>>,
+    /// Nobody can tell a dying key from its successor: Kosli has given both the same id, or shows no marks.
     pub is_blind: bool,
     /// Whether a person has taken away what the function looks at the account's keys with.
     pub cannot_look: Cell<bool>,
+    /// The execution environment that other rotations run on.
+    pub elsewhere: usize,
     last_error: RefCell<Option<FunctionError>>,
 }
 
@@ -63,17 +68,27 @@ impl Course {
     pub fn new(world: World) -> Self {
         let ledger = Arc::new(Ledger::new(&world.emulator));
         ledger.observe();
+        Self::with(world, ledger)
+    }
+
+    /// The course of another secret in the same case.
+    pub fn beside(&self, world: World) -> Self {
+        Self { elsewhere: self.elsewhere, versions: self.versions.clone(), ..Self::with(world, self.ledger.clone()) }
+    }
+
+    fn with(world: World, ledger: Arc<Ledger>) -> Self {
         Self {
             begin: world.emulator.clock().now(),
-            is_blind: excused::one_id(&world.setting.switches),
+            is_blind: excused::one_id(&world.setting.switches) || excused::hides_lost_keys(&world.setting.switches),
             world,
             ledger,
             timeout: Cell::new(TIMEOUT),
             begun: RefCell::default(),
             repairs: RefCell::default(),
             siblings: RefCell::default(),
-            versions: Cell::new(0),
             cannot_look: Cell::new(false),
+            versions: Rc::default(),
+            elsewhere: 1,
             last_error: RefCell::default(),
         }
     }
@@ -83,39 +98,98 @@ impl Course {
         self.world.say(what.to_owned());
     }
 
-    /// A version id that nobody has used yet.
+    /// A version id that nobody has used yet, whose mark nobody has: two marks are the same by chance once in so many times, whose
+    /// odds the design names.
     pub fn fresh_version(&self) -> String {
-        self.versions.set(self.versions.get() + 1);
-        token("again", self.versions.get())
+        let marks = self.marks();
+        let ends: Vec<u64> = self.world.emulator.with_kosli(|kosli| kosli.keys().filter_map(expiry).collect());
+        loop {
+            self.versions.set(self.versions.get() + 1);
+            let version = token("again", self.versions.get());
+            let mark = Mark::of(&self.world.arn, &version_id(&version));
+            if !marks.contains(&mark) && ends.iter().all(|end| mark.attempt_in(*end).is_none()) {
+                return version;
+            }
+        }
+    }
+
+    /// Every mark that a key of some secret's may carry.
+    fn marks(&self) -> Vec<Mark> {
+        self.world.emulator.with_secrets_manager(|service| {
+            let of_secret = |secret: &Secret| -> Vec<Mark> {
+                let of_version = |version: &Version| Mark::of(&secret.arn, &version_id(&version.id));
+                secret.versions.iter().map(of_version).collect()
+            };
+            service.secrets().flat_map(of_secret).collect()
+        })
     }
 
     /// Invokes the function.
     pub async fn invoke(&self, execution: usize, event: &Value) -> Outcome {
+        let emulator = &self.world.emulator;
+        let (before, began) = (emulator.calls().len(), emulator.clock().now());
         let outcome = self.world.invoke_within(execution, event, self.timeout.get()).await;
         self.ledger.note(&outcome);
         self.ledger.observe();
         match &outcome {
-            Err(error) => self.expect_death_named(error, event["SecretId"].as_str().unwrap_or_default()),
+            Err(error) => {
+                let mut calls = emulator.calls().split_off(before);
+                calls.retain(|call| call.tag == self.world.executions[execution].tag);
+                self.expect_death_named(error, event, began, &calls);
+            }
             Ok(_) => self.tell(&format!("{} came to an answer", event["Step"])),
         }
         outcome
     }
 
     /// Every failure after a mint names the instant at which the key under `AWSCURRENT` dies (promise I7).
-    fn expect_death_named(&self, error: &FunctionError, secret: &str) {
+    fn expect_death_named(&self, error: &FunctionError, event: &Value, began: SystemTime, calls: &[Call]) {
         let emulator = &self.world.emulator;
         let now = emulator.clock().now();
+        let arn = event["SecretId"].as_str().unwrap_or_default();
         let current = emulator
-            .with_secrets_manager(|service| key_in(service.secret(secret)?.versions.labelled("AWSCURRENT")?.text()?));
-        let dying = emulator.with_kosli(|kosli| {
-            // One that was rotated before this case began, and that somebody has gone back to, is no failure after a mint.
-            let since = |key: &Key| key.rotated_at.is_some_and(|rotated| rotated >= self.begin);
-            kosli.keys().any(|key| Some(&key.value) == current.as_ref() && key.is_in_grace_at(now) && since(key))
-        });
+            .with_secrets_manager(|service| key_in(service.secret(arn)?.versions.labelled("AWSCURRENT")?.text()?));
+        let minted = calls.iter().any(|call| call.operation == "rotate");
+        // One that was rotated before this case began, and that somebody has gone back to, is no failure after a mint; one that somebody
+        // else has rotated meanwhile, none of this step's.
+        let since = |key: &Key| key.rotated_at.is_some_and(|at| at >= self.begin && (at < began || minted));
+        let dying = |key: &&Key| Some(&key.value) == current.as_ref() && key.is_in_grace_at(now) && since(key);
+        let Some(dying) = emulator.with_kosli(|kosli| kosli.keys().find(dying).cloned()) else { return };
         let says_nothing = !error.error_type.starts_with("Runtime.") && !error.error_message.contains("works until");
-        if dying && says_nothing && !excused::cannot_look(self) {
+        if says_nothing
+            && !excused::cannot_look(self)
+            && !excused::nothing_tells_of_the_mint(self, &dying, event, calls)
+        {
+            self.tell(&format!("this does not say that {} is dying, at {}: {error}", dying.id, event["Step"]));
             self.world.probe.report(format!("I7: {} does not say until when the current key works", error.error_type));
         }
+    }
+
+    /// Whether the secret says which account its key belongs to, and there is a key that may list that account's keys.
+    pub fn can_list(&self, arn: &str) -> bool {
+        let world = &self.world;
+        let now = world.emulator.clock().now();
+        let named = world.emulator.with_secrets_manager(|service| {
+            let secret = service.secret(arn)?;
+            let tags = secret.tags.iter().flatten();
+            tags.filter(|tag| tag.key == "kosli:service-account").map(|tag| tag.value.clone()).next()
+        });
+        let current = world.emulator.with_secrets_manager(|service| {
+            Some(service.secret(arn)?.versions.labelled("AWSCURRENT")?.text()?.to_owned())
+        });
+        let by_value = current.as_ref().is_some_and(|value| value.contains(&format!("\"{ACCOUNT}\"")));
+        let is_named = named.map_or(by_value, |name| name == ACCOUNT);
+        let with = if world.setting.admin {
+            world.emulator.with_secrets_manager(|service| {
+                Some(service.secret(ADMIN_SECRET)?.versions.labelled("AWSCURRENT")?.text()?.to_owned())
+            })
+        } else {
+            current.as_deref().and_then(key_in)
+        };
+        let may = |key: &Key| {
+            Some(&key.value) == with.as_ref() && key.is_live_at(now) && (key.account == ACCOUNT) != world.setting.admin
+        };
+        is_named && world.emulator.with_kosli(|kosli| kosli.keys().any(may))
     }
 
     /// Drives a rotation as Secrets Manager does. `between` is told when a step has ended.
@@ -132,6 +206,16 @@ impl Course {
             between(event["Step"].as_str().unwrap_or_default()).await;
             outcome
         };
+        self.drive_with(rotation, attempts, invoke).await
+    }
+
+    /// The same, with steps that are delivered in another way.
+    pub async fn drive_with<F: Future<Output = Outcome>>(
+        &self,
+        rotation: &RotationRequest,
+        attempts: usize,
+        invoke: impl Fn(Value) -> F,
+    ) -> Event {
         let observe = |_: &RotationRequest, event: &Event| {
             match event {
                 Event::AttemptBegan(_) | Event::StepBegan(_) => return,
@@ -176,8 +260,12 @@ impl Course {
     /// Makes a key by hand, as a person does in Kosli's pages.
     pub fn make_key(&self) -> Key {
         let now = self.world.emulator.clock().now();
+        let marks = self.marks();
+        let is_marked = |end: u64| marks.iter().any(|mark| mark.attempt_in(end).is_some());
+        let end = seconds(now + DAY * 190);
+        let end = (end..).find(|end| !is_marked(*end)).map(|end| UNIX_EPOCH + Duration::from_secs(end));
         self.world.emulator.with_kosli(|kosli| {
-            let (_, value) = kosli.add_key(ORG, ACCOUNT, DESCRIPTION, now, Some(now + DAY * 190));
+            let (_, value) = kosli.add_key(ORG, ACCOUNT, DESCRIPTION, now, end);
             kosli.keys().find(|key| key.value == value).cloned().unwrap()
         })
     }
@@ -200,7 +288,9 @@ impl Course {
     fn with_key(&self, key: &Key) -> String {
         let current = self.world.value("AWSCURRENT").unwrap();
         let Ok(Value::Object(mut fields)) = serde_json::from_str(&current) else { return key.value.clone() };
-        for (field, value) in [("api_key", &key.value), ("KOSLI_API_TOKEN", &key.value), ("key_id", &key.id)] {
+        let (id, value) = (&key.id, &key.value);
+        for (field, value) in [("api_key", value), ("KOSLI_API_TOKEN", value), ("key_id", id), ("KOSLI_API_KEY_ID", id)]
+        {
             fields.entry(field).and_modify(|old| *old = json!(value));
         }
         if self.world.setting.shape == Shape::ApiKey {
@@ -233,33 +323,47 @@ impl Course {
     /// The operator does what he is told, until all is well.
     pub async fn operate(&self) {
         for _ in 0..ASKS {
-            let Some(why) = self.unhealthy() else { return };
-            let error = self.last_error.take();
-            if error.is_none() && !self.is_blind && self.check_secret().await {
-                // A rotation may be at work, for all that a report knows; later it is stuck.
-                self.world.advance(AFTERWARDS);
-                if self.check_secret().await {
-                    self.world.probe.report(format!("I7: {why}, and nobody was told"));
-                }
+            if self.unhealthy().is_none() {
+                return;
             }
-            let repairs = self.repairs.take();
-            // What was wrong was somebody's mistake a moment ago: he needs no new key.
-            let error = error.filter(|_| repairs.is_empty());
-            for repair in repairs {
-                repair(self);
-                self.cannot_look.set(false);
-            }
-            let begun = self.begun.borrow_mut().pop_front();
-            let rotation = begun.or_else(|| self.do_as_told(error.as_ref())).or_else(|| self.begin_again(false));
-            // AWS: cancel-rotate-secret can leave AWSPENDING behind, which has to be taken off.
-            let rotation = rotation.or_else(|| self.begin_again(true));
-            let Some(rotation) = rotation else { continue };
-            self.drive(0, &rotation, RETRIES.attempts, async |_| {}).await;
+            self.act().await;
         }
         if let Some(why) = self.unhealthy() {
             let error = self.last_error.borrow().as_ref().map(|error| error.error_type.clone()).unwrap_or_default();
             self.world.probe.report(format!("I6: the operator did all that he was told, and still {why} ({error})"));
         }
+    }
+
+    /// The operator does once what he is told, where all is not well.
+    pub async fn act(&self) {
+        let Some(why) = self.unhealthy() else { return };
+        let error = self.last_error.take();
+        if error.is_none() && !self.is_blind && self.check_secret().await {
+            // A rotation may be at work, for all that a report knows; later it is stuck.
+            self.world.advance(AFTERWARDS);
+            if self.check_secret().await {
+                self.world.probe.report(format!("I7: {why}, and nobody was told"));
+            }
+        }
+        // What was wrong was somebody's mistake a moment ago: he needs no new key.
+        let error = error.filter(|_| !self.put_right());
+        let begun = self.begun.borrow_mut().pop_front();
+        let rotation = begun.or_else(|| self.do_as_told(error.as_ref())).or_else(|| self.begin_again(false));
+        // AWS: cancel-rotate-secret can leave AWSPENDING behind, which has to be taken off.
+        let rotation = rotation.or_else(|| self.begin_again(true));
+        let Some(rotation) = rotation else { return };
+        self.drive(0, &rotation, RETRIES.attempts, async |_| {}).await;
+    }
+
+    /// Somebody puts right what he has broken. False: he has broken nothing.
+    pub fn put_right(&self) -> bool {
+        let repairs = self.repairs.take();
+        let any = !repairs.is_empty();
+        for repair in repairs {
+            repair(self);
+            self.cannot_look.set(false);
+        }
+        any
     }
 
     /// Executes the command lines of an error, and what else it asks for. The rotation that it led to comes back.
@@ -292,7 +396,14 @@ impl Course {
                     if let Some(version) = option("--move-to-version-id") {
                         body["MoveToVersionId"] = version.into();
                     }
-                    let outcome = self.world.aws("UpdateSecretVersionStage", body);
+                    let mut outcome = self.world.aws("UpdateSecretVersionStage", body.clone());
+                    // A label is on one version; AWS says which, and what else to say.
+                    if let Some(place) =
+                        outcome.as_ref().err().and_then(|error| error.split("attached to version ").nth(1))
+                    {
+                        body["RemoveFromVersionId"] = place.split(',').next().unwrap_or_default().into();
+                        outcome = self.world.aws("UpdateSecretVersionStage", body);
+                    }
                     self.tell(&format!("{line}: {}", outcome.err().unwrap_or_default()));
                 }
                 "rotate-secret" => rotation = rotation.or_else(|| self.begin_again(false)),
@@ -336,4 +447,13 @@ impl Course {
     pub fn an_hour_later(&self) {
         self.world.advance(HOUR);
     }
+}
+
+/// The second at which a key expires by itself.
+pub(crate) fn expiry(key: &Key) -> Option<u64> {
+    key.expires_at.map(seconds)
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap().as_secs()
 }

@@ -131,7 +131,8 @@ impl Write {
                 let seen = self.keys.as_ref().is_none_or(|before| !before.contains(&current));
                 let replaced = seen || replaces(course, &current, id, version);
                 let said = [id, version].into_iter().any(|word| course.ledger.was_said(self.since, &[word]))
-                    || course.ledger.was_said(self.since, &["PendingSuperseded"]);
+                    || course.ledger.was_said(self.since, &["PendingSuperseded"])
+                    || course.ledger.was_said(self.since, &["Another key was current", "AWSPREVIOUS"]);
                 (current != *value && !replaced && !said)
                     .then(|| "I4: a key that a person made current was undone in silence".to_owned())
             }
@@ -203,6 +204,7 @@ impl Happening {
                             }
                             if self == Self::KeyWithoutId {
                                 fields.remove("key_id");
+                                fields.remove("KOSLI_API_KEY_ID");
                             }
                             Value::Object(fields).to_string()
                         }
@@ -225,7 +227,7 @@ impl Happening {
             }
             Self::ClearPending => course.clear_pending().then_some(None),
             Self::Cancel => {
-                world.aws("CancelRotateSecret", json!({"SecretId": world.arn})).unwrap();
+                world.aws("CancelRotateSecret", json!({"SecretId": world.arn})).ok()?;
                 Some(None)
             }
             Self::RotateAgain => {
@@ -235,7 +237,7 @@ impl Happening {
             }
             Self::RotateAtOnce => {
                 let rotation = course.begin_again(true)?;
-                course.drive(1, &rotation, 1, async |_| {}).await;
+                course.drive(course.elsewhere, &rotation, 1, async |_| {}).await;
                 Some(None)
             }
             Self::GraceChanged => tag(course, "kosli:grace-period-hours", Some("48"), false),
@@ -261,7 +263,7 @@ impl Happening {
                 let invoke = |event: Value| {
                     let sibling = &sibling;
                     async move {
-                        let outcome = sibling.invoke(1, &event).await;
+                        let outcome = sibling.invoke(course.elsewhere, &event).await;
                         course.ledger.note(&outcome);
                         outcome
                     }
@@ -294,6 +296,9 @@ impl Happening {
         let before = world.emulator.with_secrets_manager(|service| {
             Some(service.secret(ADMIN_SECRET)?.versions.labelled("AWSCURRENT")?.text()?.to_owned())
         })?;
+        // Once it is broken, nobody breaks it again before it has been put right.
+        let key = world.emulator.with_kosli(|kosli| kosli.keys().find(|key| key.value == before).cloned());
+        let key = key.filter(|key| key.account != ACCOUNT)?;
         let put = |course: &Course, value: &str| {
             let version = course.fresh_version();
             let body = json!({"SecretId": ADMIN_SECRET, "SecretString": value, "ClientRequestToken": version});
@@ -324,10 +329,7 @@ impl Happening {
                     .with_kosli(|kosli| kosli.add_key(ORG, "platform", "rotates", now, Some(now + DAY * 190)));
                 put(course, &value);
                 if self == Self::AdminReplaced {
-                    world.emulator.with_kosli(|kosli| {
-                        let id = kosli.keys().find(|key| key.value == before).map(|key| key.id.clone()).unwrap();
-                        kosli.revoke_key(&id)
-                    });
+                    world.emulator.with_kosli(|kosli| kosli.revoke_key(&key.id));
                 }
             }
         }
@@ -344,10 +346,7 @@ impl Happening {
             }
             Self::PendingRevoked => None,
             _ => {
-                let held: Vec<String> = ["AWSCURRENT", "AWSPENDING", "AWSPREVIOUS"]
-                    .into_iter()
-                    .filter_map(|label| course.key_value(label))
-                    .collect();
+                let held = course.ledger.held();
                 world.minted().into_iter().find(|key| key.is_live_at(now) && !held.contains(&key.value))
             }
         }?;
@@ -355,7 +354,7 @@ impl Happening {
             return None;
         }
         course.tell(&format!("a person revokes {}", key.id));
-        excused::revoked_by_hand(course, key.value);
+        excused::revoked_by_hand(course, &key.id);
         Some(None)
     }
 }

@@ -6,8 +6,13 @@ use std::sync::Mutex;
 use emulator::Emulator;
 use emulator::kosli::{Key, MintedBy};
 use emulator::runtime_api::Outcome;
+use emulator::secrets_manager::{Secret, Version};
+use kosli_key_rotation::marker::Mark;
 use serde_json::Value;
-use testbed::{ACCOUNT, HOUR, key_in};
+use testbed::{ACCOUNT, HOUR, key_in, version_id};
+
+use crate::course::expiry;
+use crate::excused;
 
 /// Keeps the books of a case.
 pub struct Ledger {
@@ -21,6 +26,8 @@ struct Books {
     current_once: BTreeSet<String>,
     /// Values of live keys that no labelled version holds, and how much had been said before.
     unheld_since: BTreeMap<String, usize>,
+    /// Versions without a label, by secret and id, and how much had been said before they lost the last.
+    unlabelled_since: BTreeMap<(String, String), usize>,
     /// What answers and errors have said to the operator, in words.
     said: Vec<String>,
     /// Keys that are somebody else's, or that a person has replaced by hand: values.
@@ -35,7 +42,7 @@ impl Ledger {
 
     /// Looks who holds what.
     pub fn observe(&self) {
-        let (held, current) = self.held();
+        let (held, current) = (self.held(), self.current());
         let now = self.emulator.clock().now();
         let live: Vec<String> = self
             .emulator
@@ -43,6 +50,13 @@ impl Ledger {
         let mut books = self.books.lock().unwrap();
         books.current_once.extend(current);
         let said = books.said.len();
+        for (version, is_labelled) in self.versions() {
+            if is_labelled {
+                books.unlabelled_since.remove(&version);
+            } else {
+                books.unlabelled_since.entry(version).or_insert(said);
+            }
+        }
         for value in live {
             if held.contains(&value) {
                 books.unheld_since.remove(&value);
@@ -52,19 +66,28 @@ impl Ledger {
         }
     }
 
-    /// The values that labelled versions hold, of any secret, and those under `AWSCURRENT`. A label that only says which id a key has is
-    /// none of these labels.
-    fn held(&self) -> (BTreeSet<String>, Vec<String>) {
+    /// The values that labelled versions hold, of any secret.
+    pub fn held(&self) -> BTreeSet<String> {
         self.emulator.with_secrets_manager(|service| {
-            let held = service
-                .secrets()
-                .flat_map(|secret| secret.versions.iter())
-                .filter(|version| version.stages.iter().any(|label| !label.starts_with("kosli-key-id:")))
-                .filter_map(|version| key_in(version.text()?))
-                .collect();
-            let current =
-                service.secrets().filter_map(|secret| key_in(secret.versions.labelled("AWSCURRENT")?.text()?));
-            (held, current.collect())
+            let versions = service.secrets().flat_map(|secret| secret.versions.iter());
+            versions.filter(|version| is_labelled(version)).filter_map(|version| key_in(version.text()?)).collect()
+        })
+    }
+
+    /// Every version by secret and id, and whether it is labelled.
+    fn versions(&self) -> Vec<((String, String), bool)> {
+        self.emulator.with_secrets_manager(|service| {
+            let of_secret = |secret: &Secret| -> Vec<_> {
+                let versions = secret.versions.iter();
+                versions.map(|version| ((secret.arn.clone(), version.id.clone()), is_labelled(version))).collect()
+            };
+            service.secrets().flat_map(of_secret).collect()
+        })
+    }
+
+    fn current(&self) -> Vec<String> {
+        self.emulator.with_secrets_manager(|service| {
+            service.secrets().filter_map(|secret| key_in(secret.versions.labelled("AWSCURRENT")?.text()?)).collect()
         })
     }
 
@@ -116,6 +139,7 @@ impl Ledger {
             let ends = key.rotated_at.is_some() && (was_current || key.dies_at().is_some_and(|at| at <= now + HOUR));
             let named = books.said[since..].iter().any(|said| said.contains(&key.id));
             let fault = ours && !ends && !named && !books.not_ours.contains(&key.value) && !is_forgiven(key);
+            let fault = fault && !excused::mark_is_gone(books.lost_its_mark(key, since));
             let past = if was_current { "was current" } else { "was never current" };
             let used = if key.used_at.is_empty() { "never used" } else { "used" };
             fault.then(|| {
@@ -124,4 +148,25 @@ impl Ledger {
         })
         .collect()
     }
+}
+
+impl Books {
+    /// Whether the version that this key was to replace has lost its last label before there was a sweep or a report, since nobody holds
+    /// the key.
+    fn lost_its_mark(&self, key: &Key, unheld: usize) -> bool {
+        let is_of = |(arn, version): &(String, String)| {
+            expiry(key).is_some_and(|end| Mark::of(arn, &version_id(version)).attempt_in(end).is_some())
+        };
+        let gone = self.unlabelled_since.iter().find(|(version, _)| is_of(version));
+        gone.is_some_and(|(_, gone)| {
+            // The promotion that takes the label off sees it before.
+            let between = self.said.get(unheld..=*gone).or_else(|| self.said.get(unheld..)).unwrap_or_default();
+            !between.iter().any(|said| said.contains("\"promoted\"") || said.contains("\"checks\""))
+        })
+    }
+}
+
+/// A label that only says which id a key has is none.
+fn is_labelled(version: &Version) -> bool {
+    version.stages.iter().any(|label| !label.starts_with("kosli-key-id:"))
 }

@@ -7,10 +7,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use emulator::{Aside, BoxFuture, Call, Emulator, Fault, Hook};
+use emulator::kosli::Key;
+use emulator::{Aside, BoxFuture, Call, Emulator, Fault, Hook, Service};
 use testbed::Probe;
 use tokio::sync::oneshot;
 
+use crate::excused;
 use crate::ledger::Ledger;
 
 /// How often all others are let run before no call arrives by itself any more. Fewer than the emulator's own rounds before it lets time
@@ -36,6 +38,7 @@ pub struct Trouble {
 type Place = (String, String, String, usize);
 
 struct Waiting {
+    service: Service,
     pass: oneshot::Sender<()>,
     /// While something else goes on before this call.
     aside: Option<Aside>,
@@ -55,6 +58,10 @@ pub struct Turns {
     trouble: Mutex<Option<Trouble>>,
     /// The calls in the order of their turns.
     log: Mutex<Vec<String>>,
+    /// When each execution has looked at the labels for the last time, in turns.
+    looked: Mutex<BTreeMap<String, usize>>,
+    /// Keys that a person has moved a label onto, by id: when, in turns, and their values.
+    moved: Mutex<BTreeMap<String, (usize, String)>>,
 }
 
 impl Turns {
@@ -70,6 +77,8 @@ impl Turns {
             holds: AtomicBool::new(false),
             trouble: Mutex::new(trouble),
             log: Mutex::default(),
+            looked: Mutex::default(),
+            moved: Mutex::default(),
         }
     }
 
@@ -96,10 +105,23 @@ impl Turns {
         self.log.lock().unwrap().clone()
     }
 
-    /// Whether the first execution is about to revoke this key: it has looked for the last time.
-    pub fn is_about_to_revoke(&self, id: &str) -> bool {
-        let waiting = self.waiting.lock().unwrap();
-        waiting.keys().any(|(tag, operation, detail, _)| tag == FIRST && operation == "revoke" && detail.contains(id))
+    /// A person has moved a label onto a key.
+    pub fn label_moved_onto(&self, key: &Key) {
+        self.moved.lock().unwrap().insert(key.id.clone(), (self.log.lock().unwrap().len(), key.value.clone()));
+    }
+
+    /// Notes a look at the labels; and where a key is revoked that a label was moved onto since, that nobody could have seen it.
+    fn note_look(&self, tag: &str, operation: &str, detail: &str) {
+        let turn = self.log.lock().unwrap().len();
+        let mut looked = self.looked.lock().unwrap();
+        if operation == "DescribeSecret" {
+            looked.insert(tag.to_owned(), turn);
+        }
+        let seen = looked.get(tag).copied().unwrap_or_default();
+        let moved = self.moved.lock().unwrap();
+        let unseen =
+            moved.iter().filter(|(id, (moved, _))| operation == "revoke" && detail.contains(*id) && *moved >= seen);
+        unseen.for_each(|(_, (_, value))| excused::label_moved_unseen(&self.probe, value.clone()));
     }
 
     /// How many calls of the first execution have had their turn.
@@ -107,13 +129,28 @@ impl Turns {
         self.passed.load(Ordering::SeqCst)
     }
 
-    /// Lets the next call go on; while the first execution is held back, the next of the second one.
-    pub fn pass(&self) {
-        let mut waiting = self.waiting.lock().unwrap();
+    /// The executions whose next call waits for its turn, and the services that those calls go to.
+    pub fn next(&self) -> BTreeMap<String, Service> {
         let holds = self.holds.load(Ordering::SeqCst);
-        let Some(place) = waiting.keys().find(|(tag, ..)| !holds || tag != FIRST).cloned() else { return };
+        let waiting = self.waiting.lock().unwrap();
+        let free = waiting.iter().rev().filter(|((tag, ..), _)| !holds || tag != FIRST);
+        free.map(|((tag, ..), waiting)| (tag.clone(), waiting.service)).collect()
+    }
+
+    /// Lets the next call go on; while the first execution is held back, the next of another one.
+    pub fn pass(&self) {
+        if let Some((tag, _)) = self.next().first_key_value() {
+            self.pass_of(tag);
+        }
+    }
+
+    /// Lets the next call of this execution go on.
+    pub fn pass_of(&self, tag: &str) {
+        let mut waiting = self.waiting.lock().unwrap();
+        let Some(place) = waiting.keys().find(|(of, ..)| of == tag).cloned() else { return };
         let Some(call) = waiting.remove(&place) else { return };
         drop(waiting);
+        self.note_look(&place.0, &place.1, &place.2);
         self.log.lock().unwrap().push(format!("{} {} {}", place.0, place.1, place.2));
         if place.0 == FIRST {
             self.passed.fetch_add(1, Ordering::SeqCst);
@@ -153,7 +190,7 @@ impl Hook for Turns {
             // The attempt bits in it are random.
             let detail = call.detail.split(" expires_at=").next().unwrap_or_default().to_owned();
             let held = self.holds.load(Ordering::SeqCst) && call.tag == FIRST;
-            let waiting = Waiting { pass, aside: held.then(|| self.emulator.set_aside()) };
+            let waiting = Waiting { service: call.service, pass, aside: held.then(|| self.emulator.set_aside()) };
             let place = (call.tag.clone(), call.operation.clone(), detail, arrival);
             self.waiting.lock().unwrap().insert(place, waiting);
             // A sender that is dropped belongs to a case that has ended.
