@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use emulator::kosli::{ExpiresAt, Key, ListInGrace, ListShape, MintedBy, RotateInGrace, SuccessorId, Switches};
+use emulator::kosli::{
+    CarriedOver, ExpiresAt, Key, ListInGrace, ListShape, MintedBy, RotateInGrace, SuccessorId, Switches,
+};
 use emulator::secrets_manager::Staleness;
 use emulator::{Call, Emulator, Fault};
 use kosli_key_rotation::marker::Mark;
@@ -138,7 +140,7 @@ pub static OWED: [Owed; 3] = [
         reason: "A late step of an abandoned rotation lists with a key that is dead by now, or cannot read a malformed identity. \
                  `checkSecret` names the instant.",
         found: ("I7: ", "does not say until when the current key works"),
-        per_thousand: 20,
+        per_thousand: 12,
     },
     Owed {
         name: "A key that an abandoned rotation leaves behind is not named.",
@@ -333,7 +335,10 @@ fn list_tells(course: &Course, arn: &str, dying: &Key, calls: &[Call]) -> bool {
     let world = &course.world;
     let now = world.emulator.clock().now();
     let switches = &world.setting.switches;
-    if hides_lost_keys(switches) || !is_readable(calls, &["list"]) || !course.can_list(arn) {
+    // A successor that has kept the id and the date looks like the key that it has replaced.
+    let keeps_the_date = matches!(switches.carried_over, CarriedOver::CreatedAt | CarriedOver::CreatedAndLastUsedAt);
+    let looks_the_same = switches.successor_id == SuccessorId::Same && keeps_the_date;
+    if looks_the_same || hides_lost_keys(switches) || !is_readable(calls, &["list"]) || !course.can_list(arn) {
         return false;
     }
     let marks: Vec<Mark> = world.emulator.with_secrets_manager(|service| {
