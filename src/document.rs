@@ -63,7 +63,7 @@ impl Document {
         let trimmed = text.expose_secret().trim();
         if trimmed.starts_with('\u{feff}') {
             return Err(DocumentError(
-                "begins with a byte order mark (BOM), which an editor has put there: leave it out".to_owned(),
+                "begins with a byte order mark (BOM), which an editor has put there: remove it".to_owned(),
             ));
         }
         if trimmed.starts_with(ApiKey::JSON) {
@@ -71,7 +71,7 @@ impl Document {
         }
         if let Some(name) = assigned(trimmed) {
             return Err(DocumentError(format!(
-                "begins with `{name}`, like a line of a script or of a request: it is to be the key alone, or JSON"
+                "begins with `{name}`, like a line of a script or of a request: it has to be the key alone, or JSON"
             )));
         }
         let Some(key) = ApiKey::parse(trimmed) else {

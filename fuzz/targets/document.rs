@@ -111,7 +111,7 @@ fn the_key_shows_nowhere(document: &Document, id: &KeyId) {
 /// What a person may be told of a value that is none.
 fn says_nothing_of_the_value(error: &str) {
     let fixed = [
-        "begins with a byte order mark (BOM), which an editor has put there: leave it out",
+        "begins with a byte order mark (BOM), which an editor has put there: remove it",
         "is neither JSON nor a plain key, which is one run of 1 to 4096 visible ASCII characters",
         "is neither JSON nor a plain key, which is one run of 1 to 4096 visible ASCII characters: it has white space in it",
         "begins like JSON and is not one well-formed JSON object",
@@ -134,7 +134,7 @@ fn says_nothing_of_the_value(error: &str) {
     let like_a_line = ASSIGNED.iter().any(|word| {
         error
             == format!(
-                "begins with `{word}`, like a line of a script or of a request: it is to be the key alone, or JSON"
+                "begins with `{word}`, like a line of a script or of a request: it has to be the key alone, or JSON"
             )
     });
     assert!(fixed.contains(&error) || of_a_field || like_a_line, "{error}");

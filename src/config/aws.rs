@@ -80,7 +80,7 @@ fn boolean(text: &str) -> Option<bool> {
 fn missing(variable: &str) -> RotationError {
     RotationError::before_any_change(
         ErrorKind::InvalidConfiguration,
-        format!("The environment variable {variable} is not set: without it nothing can be asked of Secrets Manager."),
+        format!("The environment variable {variable} is not set: without it the function cannot call Secrets Manager."),
         "Lambda sets it, from the function's role; where the function runs elsewhere, set it there.",
     )
 }
@@ -93,7 +93,7 @@ fn contradictory(switch: &str, endpoint: &str) -> RotationError {
              endpoints only."
         ),
         format!(
-            "Correct the function's configuration: set one of them only (the address of a FIPS endpoint may be in {endpoint})."
+            "Correct the function's configuration: set only one of them (the address of a FIPS endpoint may be in {endpoint})."
         ),
     )
 }

@@ -49,7 +49,7 @@ pub struct Proxy {
 impl Proxy {
     /// What an address has to look like.
     pub(super) const ACCEPTS: &'static str = "http:// or https://, host and port, such as http://proxy.example.com:3128, with user:password@ \
-                                      before the host where the proxy asks for it (and percent signs for what means something in a URL)";
+                                      before the host where the proxy asks for it (percent-encoded, where a character means something in a URL)";
 
     /// `None`: it is no address of a proxy. One without a scheme is taken for http, as curl takes it.
     pub(super) fn parse(text: &str, no_proxy: Option<String>) -> Option<Self> {

@@ -135,7 +135,7 @@ pub(super) async fn check_secret(session: &Session<'_>) -> Report {
 /// A secret for which no time was left.
 pub(super) fn not_checked(secret_id: String) -> Report {
     let detail =
-        "No time was left to check this secret: raise the function's time-out, or check it by itself.".to_owned();
+        "No time was left to check this secret: raise the function's time-out, or ask for a report on this secret alone.".to_owned();
     Report { is_checked: false, ..report(secret_id, vec![Check { name: CheckName::Secret, ok: false, detail }]) }
 }
 
@@ -273,7 +273,7 @@ impl Checkup<'_> {
         self.not_ok(
             CheckName::Settings,
             format!(
-                "A setting has no effect: its name is misspelt, or it is none.{}{} The README lists those that there are.",
+                "A setting has no effect, for no setting has that name: is it misspelt?{}{} The README lists all settings.",
                 told("variable", &variables),
                 told("tag", &tags)
             ),
@@ -306,7 +306,7 @@ impl Checkup<'_> {
             self.not_ok(
                 CheckName::Stuck,
                 format!(
-                    "A rotation has been pending for {} h{}. Call {} to have it tried again; its error is in this function's log. \
+                    "A rotation has been pending for {} h{}. Call {} to try it again; this function's log has its error. \
                      docs/runbook.md says how to unstick it.",
                     age.as_secs() / 3_600,
                     dies.map(|at| format!(", and the current key may die at {at}")).unwrap_or_default(),

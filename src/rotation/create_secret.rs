@@ -145,7 +145,7 @@ async fn create(invocation: &Invocation<'_>, mut view: View, course: &mut Course
 /// Why a key of another execution's is dying.
 fn rotated_here(dies: SystemTime) -> String {
     format!(
-        "it ends at about {}, for this execution has rotated it, which took it for lost before another one stored it",
+        "it ends at about {}, for this execution took it for lost and rotated it, before another one stored it",
         rfc3339(dies)
     )
 }
@@ -260,7 +260,7 @@ async fn attempt(
 fn left_on(account: &Account, ids: &[KeyId], host: &Url) -> String {
     let what = match ids {
         [] => format!(
-            "may live there that was never used ({} shows them). Revoke it if you find one.",
+            "may live there, never used ({} shows the account's keys). Revoke it if you find one.",
             by_hand::list_keys(account, host)
         ),
         ids => format!("lives there. Revoke what was minted ({}).", by_hand::revoke_keys(ids, account, host)),

@@ -237,7 +237,7 @@ pub(super) fn key_for_an_id() -> RotationError {
         ErrorKind::InvalidSecret,
         "The secret has a key where a key's id belongs: its fields are swapped, or another key was put there.",
         "Put the key's id in its place (`key_id`, `KOSLI_API_KEY_ID`, the tag kosli:key-id or a label of the version), then rotate \
-         again. A key in a tag or a label can be read by more people than the secret can: revoke it.",
+         again. More people can read a tag or a label than the secret: revoke a key that is in one.",
     )
 }
 

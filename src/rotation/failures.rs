@@ -64,7 +64,7 @@ pub(super) fn aws_failed(error: &SecretsManagerError, secret: &SecretId) -> Rota
         _ => RotationError::before_any_change(
             ErrorKind::SecretsManagerRefused,
             format!("Secrets Manager refused a call: {error}."),
-            "What it says has to be corrected; the rotation can then be tried again.",
+            "Correct what it names, then rotate again.",
         ),
     }
 }
@@ -85,7 +85,7 @@ fn access_denied(error: &SecretsManagerError, operation: &str, message: &str, se
     };
     let action = if message.contains(" with an explicit deny in ") {
         format!(
-            "A policy denies {permission} on {on}{secret} explicitly: correct that policy, for to allow it elsewhere cannot help."
+            "A policy denies {permission} on {on}{secret} explicitly: correct that policy; to allow it elsewhere does not help."
         )
     } else if message.contains(" because no VPC endpoint policy allows the ") {
         format!("Allow {permission} on {on}{secret} in the policy of the VPC endpoint.")
@@ -124,7 +124,7 @@ pub(super) fn kosli_failed(error: &KosliError, role: Role, call: &str, secret: &
             RotationError::before_any_change(
                 ErrorKind::AdminKeyDead,
                 format!(
-                    "{what} The admin key is not accepted: it was revoked, or it expired (every Kosli key does within a year)."
+                    "{what} Kosli does not accept the admin key: it was revoked, or it expired (every Kosli key does within a year)."
                 ),
                 "Put a working admin key into the secret that KOSLI_ADMIN_SECRET_ID names, then rotate again. The secret's own \
              key is not used in its place.",
@@ -158,7 +158,7 @@ pub(super) fn kosli_failed(error: &KosliError, role: Role, call: &str, secret: &
         KosliError::Refused { .. } => RotationError::before_any_change(
             ErrorKind::KosliRefused,
             what,
-            "What Kosli says has to be corrected; then rotate again.",
+            "Correct what Kosli names, then rotate again.",
         ),
     }
 }
@@ -171,7 +171,7 @@ pub(super) fn acceptance_unknown(
     secret: &SecretId,
 ) -> RotationError {
     let what =
-        format!("Whether Kosli accepts {whose} cannot be told: reading the environments of {}, {error}.", account.org);
+        format!("It is not known whether Kosli accepts {whose}: reading the environments of {}, {error}.", account.org);
     match error {
         KosliError::Refused { status, .. } if !matches!(status.as_u16(), 409 | 429) => {
             RotationError::before_any_change(
@@ -204,13 +204,13 @@ pub(super) fn dead_without_admin(current: &Credential, secret: &SecretId, host: 
     RotationError::before_any_change(
         ErrorKind::CurrentKeyDead,
         format!(
-            "Kosli does not accept the key under AWSCURRENT ({}): it was revoked or has expired, and there is no admin key to \
-             make a new one with.",
+            "Kosli does not accept the key under AWSCURRENT ({}): it was revoked or has expired, and there is no admin key that \
+             could make a new one.",
             current.account
         ),
         format!(
             "Make a key by hand for the service account {} ({}, or Kosli's web pages), put it with its id into the secret ({}), \
-             then rotate ({}). To have this done by the function, set KOSLI_ADMIN_SECRET_ID.",
+             then rotate ({}). With KOSLI_ADMIN_SECRET_ID set, the function does this itself.",
             current.account,
             by_hand::create_key(&current.account, host),
             by_hand::put_value(secret),
@@ -244,7 +244,7 @@ pub(super) fn no_value(secret: &SecretId) -> RotationError {
 /// The two command lines that clear a pending version *with* a value and begin again.
 fn begin_again(secret: &SecretId, version_id: &VersionId) -> String {
     let (clear, rotate) = (by_hand::remove_label(secret, PENDING, version_id), by_hand::rotate(secret));
-    format!("Clear it and begin again: {clear}, then {rotate}.")
+    format!("Clear the pending version and begin again: {clear}, then {rotate}.")
 }
 
 /// The pending version holds the current key: a left-over of a configuration test.
@@ -290,9 +290,9 @@ pub(super) fn pending_superseded(secret: &SecretId, version_id: &VersionId, key:
     RotationError::before_any_change(
         ErrorKind::PendingSuperseded,
         "The secret was changed while it was rotated: the version under AWSCURRENT holds another key than the one that \
-             the version under AWSPENDING was made to replace, and Kosli accepts it. It is not overwritten.",
+             the version under AWSPENDING was made to replace, and Kosli accepts it. This rotation does not overwrite it.",
         format!(
-            "If the key under AWSCURRENT is to stay: {} The key {key}, which the pending version holds, lives on then, and no \
+            "To keep the key under AWSCURRENT: {} The key {key}, which the pending version holds, then lives on, and no \
              rotation ends it: revoke it in Kosli once it is not used any more. {TRY_AGAIN_AFTERWARDS}",
             begin_again(secret, version_id)
         ),

@@ -65,7 +65,7 @@ pub(super) async fn finish_secret(invocation: &Invocation<'_>) -> Result<StepAns
         }
     };
     answer.warnings.extend(unreadable.iter().map(|tag| {
-        format!("The tag {tag} is malformed: the function's own setting (or the one that leaves the old key its grace) was used.")
+        format!("The tag {tag} is malformed: the function used its own setting (or the one that leaves the old key its grace period).")
     }));
     Ok(answer)
 }
@@ -234,9 +234,9 @@ fn said(invocation: &Invocation<'_>, note: &Note) -> String {
             "The version {version}, which the new one has replaced, was written after the new key was stored. If a person put another \
              key in, the version under AWSPREVIOUS has it."
         ),
-        Note::OtherKeyOfOneId => "Another key was current than the one that was to be replaced, with the same id, which this Kosli gives \
-                                  to successors too: the mint has rotated whichever key had it, so the new version was promoted. If \
-                                  a person put that key in by hand, AWSPREVIOUS has it."
+        Note::OtherKeyOfOneId => "The current key was not the one that this rotation was to replace, and had its id: this Kosli gives a \
+                                  key's id to its successors. The mint has rotated whichever key had that id, so the new version was \
+                                  promoted. If a person put the other key in by hand, AWSPREVIOUS has it."
             .to_owned(),
         Note::OtherKeyWasDead => {
             "A person put another key under AWSCURRENT while the secret was rotated. Kosli does not \

@@ -103,8 +103,8 @@ impl LeftBehind {
         let mut action = Vec::new();
         match self.dies {
             Some(dies) if is_over(&dies) => action.push(format!(
-                "A rotation that was abandoned has minted the successor of the key under AWSCURRENT, which may have stopped working \
-                 at about {}. Rotate now: {rotate}.",
+                "A rotation that was abandoned has minted the successor of the key under AWSCURRENT: the key under AWSCURRENT may have \
+                 stopped working at about {}. Rotate now: {rotate}.",
                 rfc3339(dies)
             )),
             Some(_) => action.push(format!("Rotate now: {rotate}.")),
@@ -113,8 +113,8 @@ impl LeftBehind {
         }
         if let Some((id, account)) = &self.key {
             action.push(format!(
-                "The key {id} was minted for this version and lives, and no version under a label holds it: revoke it once it is not \
-                 used any more: {}.",
+                "The key {id}, which was minted for this version, lives, and no version under a label holds it: revoke it once it is not \
+                 used any more ({}).",
                 by_hand::revoke_keys([id], account, session.host())
             ));
         }

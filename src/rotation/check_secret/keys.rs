@@ -53,8 +53,8 @@ impl Checkup<'_> {
                 self.not_ok(
                     CheckName::CurrentKey,
                     format!(
-                        "A rotation that was abandoned, or taken back, has minted a successor of the current key, which works until \
-                         about {until}. Rotate now: {}.",
+                        "A rotation that was abandoned, or taken back, has minted a successor of the current key: the current key \
+                         works until about {until}. Rotate now: {}.",
                         by_hand::rotate(&self.secret())
                     ),
                 );

@@ -68,7 +68,7 @@ impl Checkup<'_> {
         if expiry < self.now + EXPIRY_WARNING {
             self.not_ok(
                 CheckName::AdminExpiry,
-                format!("The admin key {id} expires at {}: rotate the admin secret before.", rfc3339(expiry)),
+                format!("The admin key {id} expires at {}: rotate the admin secret before then.", rfc3339(expiry)),
             );
         } else {
             self.passed(CheckName::AdminExpiry, format!("The admin key {id} expires at {}.", rfc3339(expiry)));
@@ -84,7 +84,7 @@ fn judge(dates: &Dates) -> Result<String, String> {
         && now > next + DAY
     {
         return Err(format!(
-            "The rotation that was due at {} has not happened: its error is in this function's log.",
+            "The rotation that was due at {} has not happened: this function's log has its error.",
             rfc3339(next)
         ));
     }
@@ -95,7 +95,7 @@ fn judge(dates: &Dates) -> Result<String, String> {
             || "no rotation is scheduled".to_owned(),
             |at| format!("the next rotation is due at {}", rfc3339(at)),
         );
-        return Err(format!("The current key expires at {}, and {due}: rotate before.", rfc3339(expiry)));
+        return Err(format!("The current key expires at {}, and {due}: rotate before then.", rfc3339(expiry)));
     }
     // Kosli does not know that a rotation comes before the expiry.
     let warned = match (expiry, next) {
@@ -120,7 +120,7 @@ fn judge(dates: &Dates) -> Result<String, String> {
     }
     if longest + grace > DAY * days.saturating_sub(MARKER_DAYS + 1) {
         return Err(format!(
-            "A key lives {days} days (less up to three), and it is replaced only every {every} days: a rotation that is late means an \
+            "A key lives {days} days (less up to three), and it is replaced only every {every} days: a late rotation means an \
              outage. Rotate more often, or raise KOSLI_KEY_TTL_DAYS."
         ));
     }
@@ -155,7 +155,7 @@ mod tests {
             ("all is well", Some(9), Some(300), monthly, 24, 365, true, FITS),
             ("nothing is known", None, None, None, 24, 365, true, TELLS),
             ("it is due now", Some(0), Some(300), monthly, 24, 365, true, FITS),
-            ("an expiry before the rotation", Some(9), Some(8), monthly, 24, 365, false, "rotate before."),
+            ("an expiry before the rotation", Some(9), Some(8), monthly, 24, 365, false, "rotate before then."),
             ("at the same time", Some(9), Some(9), None, 24, 365, true, "Kosli warns of the current key's expiry from"),
             (
                 "in the two weeks after it",
@@ -168,7 +168,7 @@ mod tests {
                 "Kosli warns of the current key's",
             ),
             ("later", Some(9), Some(23), monthly, 24, 365, true, FITS),
-            ("no rotation", None, Some(13), None, 24, 365, false, "no rotation is scheduled: rotate before."),
+            ("no rotation", None, Some(13), None, 24, 365, false, "no rotation is scheduled: rotate before then."),
             ("no rotation, and time", None, Some(14), None, 24, 365, true, TELLS),
             (
                 "a long grace period",
@@ -193,7 +193,7 @@ mod tests {
                 601,
                 59,
                 false,
-                "it is replaced only every 30 days: a rotation",
+                "it is replaced only every 30 days: a late rotation",
             ),
             ("Kosli is silent", Some(9), Some(300), monthly, 24, 47, true, FITS),
             ("Kosli warns", Some(9), Some(300), monthly, 24, 46, false, "every 30 days: Kosli warns at every turn"),

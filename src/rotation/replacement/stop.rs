@@ -131,7 +131,7 @@ pub(super) fn out_of_time(remaining: Duration, timeout: Duration, secret: &Secre
 pub(super) fn mint_unclear(why: &str, secret: &SecretId) -> RotationError {
     RotationError::before_any_change(
         ErrorKind::MintUnclear,
-        format!("Whether Kosli minted a key is not known: {why}."),
+        format!("It is not known whether Kosli minted a key: {why}."),
         try_again(secret),
     )
 }
