@@ -71,8 +71,8 @@ class World:
         return self._aws("DescribeSecret", SecretId=event["SecretId"])["VersionIdsToStages"][event["ClientRequestToken"]]
 
     def _document(self, account):
-        """A secret's value with a new key."""
-        key = self._post("/_emulator/kosli/keys", {"org": "acme", "service_account": account})
+        """A secret's value with a new key, which may rotate itself."""
+        key = self._post("/_emulator/kosli/keys", {"org": "acme", "service_account": account, "role": "admin"})
         return json.dumps({"api_key": key["key"], "org": "acme", "service_account": account, "key_id": key["id"]})
 
     def _aws(self, operation, **fields):
