@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 
 use reqwest::Url;
+use serde_json::json;
 
 use crate::config::DEFAULT_HOST;
 use crate::event::{SecretId, VersionId};
@@ -36,6 +37,20 @@ pub fn attach_label(secret: &SecretId, label: &str, version: &VersionId) -> Stri
     secretsmanager("update-secret-version-stage", secret, &which)
 }
 
+/// Has `finishSecret` do the clean-up after a promotion again.
+pub fn finish(secret: &SecretId, function_arn: &str, version: &VersionId) -> String {
+    // An ARN's seventh part is the function's name.
+    let function = function_arn.split(':').nth(6).unwrap_or(function_arn);
+    let (id, token) = (json!(secret.as_str()), json!(version.as_str()));
+    let event = format!(r#"{{"Step":"finishSecret","SecretId":{id},"ClientRequestToken":{token}}}"#);
+    format!(
+        "`echo {} | aws lambda invoke --function-name {}{} --payload fileb:///dev/stdin /dev/stdout`",
+        word(&event),
+        word(function),
+        region(secret)
+    )
+}
+
 /// Shows the labels of a secret's versions.
 pub fn show_labels(secret: &SecretId) -> String {
     secretsmanager("describe-secret", secret, " --query VersionIdsToStages")
@@ -57,14 +72,17 @@ pub fn revoke_keys<'a>(ids: impl IntoIterator<Item = &'a KeyId>, account: &Accou
     kosli(&format!("delete api-key{ids}"), account, host, " --assume-yes")
 }
 
-/// An ARN names its region, which need not be the one that the person's shell is set to.
 fn secretsmanager(operation: &str, secret: &SecretId, options: &str) -> String {
+    format!("`aws secretsmanager {operation} --secret-id {}{options}{}`", word(secret.as_str()), region(secret))
+}
+
+/// An ARN names its region, which need not be the one that the person's shell is set to.
+fn region(secret: &SecretId) -> String {
     let mut parts = secret.as_str().split(':');
-    let region = match (parts.next(), parts.nth(2)) {
+    match (parts.next(), parts.nth(2)) {
         (Some("arn"), Some(region)) if !region.is_empty() => format!(" --region {}", word(region)),
         _ => String::new(),
-    };
-    format!("`aws secretsmanager {operation} --secret-id {}{options}{region}`", word(secret.as_str()))
+    }
 }
 
 /// `kosli` knows its usual host by itself.
@@ -124,6 +142,18 @@ mod tests {
                 format!("`kosli delete api-key {id} {id} {whose} --assume-yes{option}`")
             );
         }
+    }
+
+    #[test]
+    fn finish_secret_is_called_by_the_functions_name() {
+        let function = "arn:aws:lambda:eu-west-1:123456789012:function:kosli-key-rotation:alias";
+        assert_eq!(
+            finish(&SecretId::trusted(ARN), function, &VersionId::trusted("v2")),
+            format!(
+                "`echo '{{\"Step\":\"finishSecret\",\"SecretId\":\"{ARN}\",\"ClientRequestToken\":\"v2\"}}' | aws lambda invoke \
+                 --function-name kosli-key-rotation --region eu-west-1 --payload fileb:///dev/stdin /dev/stdout`"
+            )
+        );
     }
 
     #[test]

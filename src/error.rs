@@ -214,15 +214,21 @@ impl RotationError {
     }
 
     /// The same error, in the clean-up after `AWSCURRENT` has moved: the rotation is safe, and only the rest is missing.
+    /// `again`: the command that has `finishSecret` called again; `rotate-secret` would begin another rotation, which knows nothing of
+    /// what this one has left.
     #[must_use]
-    pub fn after_promotion(self) -> Self {
+    pub fn after_promotion(self, again: &str) -> Self {
+        let passes = matches!(
+            self.kind,
+            ErrorKind::KosliUnavailable | ErrorKind::SecretsManagerUnavailable | ErrorKind::OutOfTime
+        );
+        let cause = if passes { String::new() } else { format!("{} ", self.action) };
         Self {
             kind: ErrorKind::CleanUpIncomplete,
             what: format!("The clean-up after the promotion failed: {} ({}).", self.what, self.kind.word()),
             changed: vec![Change::Promoted],
             action: format!(
-                "{} finishSecret does the clean-up again whenever it is called for this version.",
-                self.action
+                "{cause}finishSecret does the clean-up again whenever it is called for this version: {again}."
             ),
             current_key_dies: None,
         }

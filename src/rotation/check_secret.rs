@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::credential::{self, Credential};
 use super::failures::{Role, estimated_death};
+use super::marks::CLOCK_TOLERANCE;
 use super::requirements::authorized;
 use super::session::{AdminKey, Authority, Session};
 use crate::by_hand;
@@ -233,9 +234,12 @@ impl Checkup<'_> {
         let expiry = self.check_key_id(&current, &authority, &listing).await;
         self.check_old_key(&current, previous.as_ref(), &authority, &listing).await;
         self.check_orphans(&current, previous.as_ref(), pending.as_ref(), &listing).await;
+        // A rotation that is under way gives it a successor in time, also where Kosli shows the end of its grace period for its expiry.
+        let is_under_way = pending_id.is_some() && !is_stuck;
+        let is_of_its_own = |expiry: &SystemTime| dies.is_none_or(|dies| *expiry > dies + CLOCK_TOLERANCE);
+        let expiry = expiry.filter(|expiry| !is_under_way || is_of_its_own(expiry));
+        let dies = dies.filter(|_| !is_under_way);
         self.check_schedule(expiry);
-        // A rotation that is under way gives it a successor in time.
-        let dies = dies.filter(|_| pending_id.is_none() || is_stuck);
         let ends = [expiry, dies].into_iter().flatten().min();
         [ends, self.check_admin_expiry(admin_version.as_ref(), &authority).await]
     }

@@ -10,6 +10,7 @@ use super::invocation::{Invocation, OldKey, StepAnswer, View};
 use super::marks::{LeftOver, Marks, left_over};
 use super::promotion::{self, Facts, Seen};
 use super::session::Authority;
+use crate::by_hand;
 use crate::config::{Policy, RevokeOldKey};
 use crate::error::{Change, ErrorKind, RotationError};
 use crate::event::VersionId;
@@ -91,7 +92,7 @@ pub(super) async fn clean_up(
     let incomplete = |error: RotationError, warnings: &[String]| {
         let error = match error.kind() {
             ErrorKind::CurrentMoved => error,
-            _ => error.after_promotion(),
+            _ => error.after_promotion(&again(invocation)),
         };
         warnings.iter().fold(error, |error, warning| error.with_cause(warning))
     };
@@ -135,6 +136,12 @@ pub(super) async fn clean_up(
         Some(error) => Err(incomplete(error, &work.answer.warnings)),
         None => Ok(work.answer),
     }
+}
+
+/// The command that has this clean-up done again.
+fn again(invocation: &Invocation<'_>) -> String {
+    let session = &invocation.session;
+    by_hand::finish(session.secret, session.function_arn, invocation.version_id())
 }
 
 /// The replaced version; `None`: there is none that anything can be concluded from.
@@ -224,7 +231,10 @@ impl CleanUp<'_> {
                 Ok(dying) => break dying,
                 Err(_) => {
                     let held = session.held_key_ids(&view.description, &[new, replaced]).await;
-                    facts = Facts { held: Some(held.map_err(RotationError::after_promotion)?), ..Facts::default() };
+                    facts = Facts {
+                        held: Some(held.map_err(|error| error.after_promotion(&again(invocation)))?),
+                        ..Facts::default()
+                    };
                 }
             }
         };
@@ -380,6 +390,18 @@ impl CleanUp<'_> {
             let why = "The old key was not revoked: Kosli gave its successor the same id, and revoking that would end the new key. The \
                        old one ends with its grace period.";
             self.answer.warnings.push(why.to_owned());
+            return Ok(());
+        }
+        // In a rotation the new version is the younger one. Otherwise a person has written the other, or has gone back from it, and it is
+        // its successor's mark alone that says that it was replaced.
+        let marks = Marks::of(&self.view.description.arn, replaced, None);
+        let entry = listing.and_then(|listing| listing.entry(new.key_id.as_ref()));
+        if replaced.created > new.created && entry.is_none_or(|entry| marks.carried_by(entry).is_none()) {
+            self.answer.warnings.push(format!(
+                "The key of the version {} was not revoked: that version was written after the one that is current now, which was not \
+                 made to replace it. Revoke its key in Kosli once it is not used any more.",
+                replaced.version
+            ));
             return Ok(());
         }
         let Some(old_id) = &self.invocation.session.proven_id(replaced, listing).await? else { return Ok(()) };

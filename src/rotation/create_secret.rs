@@ -13,7 +13,7 @@ use super::invocation::{Invocation, Needs, Outcome, StepAnswer, View};
 use super::marks::Marks;
 use super::replacement::{Known, Minter, Stored, Tried};
 use super::requirements::{authorized, identified, seen_at_kosli};
-use super::session::ACCEPTANCE_PAUSES;
+use super::session::{ACCEPTANCE_PAUSES, Session};
 use crate::api_key::ApiKey;
 use crate::by_hand;
 use crate::clock::rfc3339;
@@ -22,7 +22,7 @@ use crate::error::{ErrorKind, RotationError};
 use crate::event::{SecretId, VersionId};
 use crate::identity::{Account, KeyId};
 use crate::kosli::{Acceptance, Listing};
-use crate::secrets_manager::{CURRENT, Description, MOST_LABELS, PENDING, PREVIOUS, Version};
+use crate::secrets_manager::{CURRENT, Description, MOST_LABELS, PENDING, PREVIOUS, Version, Which};
 use crate::staging::Standing;
 
 /// What a mint is decided on.
@@ -195,6 +195,7 @@ async fn attempt(
     // A previous version that does not parse is ignored: it is only looked at to learn more, never to act on it.
     let previous = previous.and_then(|version| Credential::parse(&version, &description, PREVIOUS).ok());
     previous.iter().for_each(|previous| current.learn_key_id(previous));
+    learn_from_labels(session, &description, &mut current).await?;
     if let Some(previous) = &previous
         && tag_may_be_stale(invocation, &current, previous).await?
     {
@@ -268,6 +269,25 @@ fn left_on(account: &Account, ids: &[KeyId], host: &Url) -> String {
     format!(
         "The secret named the service account {account} when this step began, and a key whose value was lost {what}"
     )
+}
+
+/// Takes the key id from a version further back that holds the very same key: a field was edited more than once, or a person has gone
+/// back to an edit. The label with the id still stands on the version that a rotation has made.
+async fn learn_from_labels(
+    session: &Session<'_>,
+    description: &Description,
+    current: &mut Credential,
+) -> Result<(), RotationError> {
+    let has_id = |labels: &[String]| labels.iter().any(|label| label.starts_with(KEY_ID_LABEL));
+    for (version, _) in description.versions.iter().filter(|(_, labels)| has_id(labels)) {
+        if current.key_id.is_some() {
+            break;
+        }
+        let version = session.read(Which::Id(version)).await?;
+        let parsed = version.and_then(|version| Credential::parse(&version, description, "a label").ok());
+        parsed.iter().for_each(|older| current.learn_key_id(older));
+    }
+    Ok(())
 }
 
 /// Whether the tag with the key id may name the key of the version before: nothing but the tag names an id, and that version

@@ -3,9 +3,10 @@
 use std::time::SystemTime;
 
 use crate::api_key::ApiKey;
+use crate::by_hand;
 use crate::document::Document;
 use crate::error::{ErrorKind, RotationError};
-use crate::event::VersionId;
+use crate::event::{SecretId, VersionId};
 use crate::identity::{Account, ClaimedKeyId, KeyId, Name};
 use crate::secrets_manager::{CURRENT, Description, PREVIOUS, Version};
 
@@ -70,7 +71,21 @@ impl Credential {
                 role,
             )?,
         };
-        let labelled = version.labels.iter().find_map(|label| label.strip_prefix(KEY_ID_LABEL));
+        let mut labels = version.labels.iter().filter_map(|label| label.strip_prefix(KEY_ID_LABEL));
+        let (labelled, second) = (labels.next(), labels.next());
+        if second.is_some() && document.key_id().is_none() {
+            let secret = SecretId::trusted(&description.arn);
+            return Err(RotationError::before_any_change(
+                ErrorKind::IdentityConflict,
+                format!(
+                    "The version under {role} carries two labels that begin with {KEY_ID_LABEL}: they name two keys."
+                ),
+                format!(
+                    "Take the wrong one off, in the place of KEY_ID: {}.",
+                    by_hand::remove_label(&secret, &format!("{KEY_ID_LABEL}KEY_ID"), &version.id)
+                ),
+            ));
+        }
         let key_id = match document.key_id().or(labelled) {
             Some(id) if document.key().is_told_by(id) => return Err(key_for_an_id()),
             Some(id) => Some(ClaimedKeyId::parse(id).ok_or_else(|| invalid_key_id(role))?),

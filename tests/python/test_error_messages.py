@@ -170,6 +170,21 @@ def test_pending_value_missing(world):
     rotate_through(world)
 
 
+def test_an_incomplete_clean_up(world):
+    """The command has finishSecret called again, and the old key is revoked then."""
+    world.aws.tag_resource(SecretId="kosli/ci", Tags=[{"Key": "kosli:revoke-old-key", "Value": "immediately"}])
+    old = world.current()
+    event = begin(world)
+    for step in STEPS[:3]:
+        world.function.function.invoke({"Step": step, **event})
+    request("POST", f"{world.emulator.endpoint}/_emulator/faults", {"fault": "revoke#1=refuse:400"})
+    message = error_of(world, "CleanUpIncomplete", "finishSecret", event)
+    [command] = re.findall(r"`(echo .+? \| aws lambda invoke [^`]+)`", message)
+    assert world.emulator.accepts(old["api_key"]) and "rotate-secret" not in message
+    answer = world.run(command)
+    assert '"already current"' in answer and not world.emulator.accepts(old["api_key"]), answer
+
+
 def test_a_key_that_nobody_ends(world):
     """A warning, not an error: Kosli refuses to rotate the current key, and another is created beside it."""
     old = world.current()

@@ -1,0 +1,270 @@
+//! What people do around a rotation, as an adversary would think of it: edits, roll-backs, labels, deletions, advice that is followed.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail at any line")]
+
+use std::time::Duration;
+
+use emulator::kosli::{Key, ListInGrace, Switches};
+use emulator::rotation::Event;
+use serde_json::{Value, json};
+use testbed::{
+    ACCOUNT, DAY, DESCRIPTION, HOUR, ONCE, ORG, RETRIES, Setting, Shape, Testbed, World, aws, done, refused, second,
+    token,
+};
+
+const EVERY_LIST: [ListInGrace; 3] = [ListInGrace::OwnExpiry, ListInGrace::EndOfGrace, ListInGrace::Hidden];
+
+/// The same key, and another text in a field of the user's.
+fn edit(world: &World, number: usize) {
+    let mut value: Value = serde_json::from_str(&world.value("AWSCURRENT").unwrap()).unwrap();
+    value["note"] = number.into();
+    world.put(&value.to_string(), &token("hand", number));
+}
+
+fn made_by_hand(world: &World) -> Key {
+    let now = world.emulator.clock().now();
+    let expires = Some(now + DAY * 90);
+    world.kosli_key(&world.emulator.with_kosli(|kosli| kosli.add_key(ORG, ACCOUNT, DESCRIPTION, now, expires)).0)
+}
+
+fn move_current(world: &World, from: &str, to: &str) {
+    let body = json!({"SecretId": world.arn, "VersionStage": "AWSCURRENT", "MoveToVersionId": to, "RemoveFromVersionId": from});
+    world.aws("UpdateSecretVersionStage", body).unwrap();
+}
+
+fn label(world: &World, id: &str, version: &str) -> Result<Value, String> {
+    let stage = format!("kosli-key-id:{id}");
+    world.aws(
+        "UpdateSecretVersionStage",
+        json!({"SecretId": world.arn, "VersionStage": stage, "MoveToVersionId": version}),
+    )
+}
+
+async fn report(world: &World) -> Value {
+    done(world.invoke(0, &json!({"Step": "checkSecret", "SecretId": world.arn})).await)
+}
+
+/// `immediately`, a clean-up that failed, a roll-back, the cleared label, and the runbook's finishSecret for the version under AWSCURRENT:
+/// the living successor of the dying current key is revoked.
+#[test]
+fn the_successor_of_a_key_that_was_rolled_back_to_is_not_revoked() {
+    Testbed::run(async |testbed| {
+        for list_in_grace in EVERY_LIST {
+            let switches = Switches { list_in_grace, ..Switches::default() };
+            let world = testbed.world(&Setting { revoke_immediately: true, switches, ..Setting::default() });
+            world.rotate_completely(&token("turn", 0)).await;
+            world.advance(DAY * 30);
+            let rotation = world.until_finish(&token("turn", 1)).await;
+            world.rule("revoke=refuse:403");
+            refused(world.step(&rotation, "finishSecret").await, "CleanUpIncomplete");
+            world.emulator.faults().clear();
+            let successor = world.key("AWSCURRENT").unwrap();
+            move_current(&world, &token("turn", 1), &token("turn", 0));
+            world.clear_pending(&token("turn", 1));
+            world.advance(HOUR);
+            let event = json!({"Step": "finishSecret", "SecretId": world.arn, "ClientRequestToken": token("turn", 0)});
+            let answer = world.invoke(0, &event).await;
+            assert!(world.key("AWSCURRENT").unwrap().grace_ends_at.is_some(), "the current key is dying");
+            assert!(world.lives(&successor.id), "{answer:?}");
+        }
+    });
+}
+
+/// The same without a failure: a key that a person has put in and has taken back.
+#[test]
+fn a_key_that_was_put_in_and_taken_back_is_not_revoked() {
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting { revoke_immediately: true, ..Setting::default() });
+        world.rotate_completely(&second()).await;
+        let key = made_by_hand(&world);
+        world.advance(HOUR);
+        world.put(&world.with_key(&key), &token("hand", 0));
+        world.advance(HOUR);
+        move_current(&world, &token("hand", 0), &second());
+        let event = json!({"Step": "finishSecret", "SecretId": world.arn, "ClientRequestToken": second()});
+        let answer = world.invoke(0, &event).await;
+        assert!(world.lives(&key.id), "{answer:?}");
+    });
+}
+
+/// A value without a field for the id is edited twice between two rotations: the id stands on a labelled version that holds the very key.
+#[test]
+fn a_field_that_is_edited_twice_leaves_the_key_its_id() {
+    Testbed::run(async |testbed| {
+        for strangers in [false, true] {
+            let world = testbed.world(&Setting { shape: Shape::WithoutId, strangers, ..Setting::default() });
+            world.rotate_completely(&token("turn", 0)).await;
+            world.advance(DAY * 10);
+            edit(&world, 1);
+            edit(&world, 2);
+            assert_eq!(world.rotate(&token("turn", 1), ONCE).await, Event::Succeeded, "{}", world.story());
+            world.assert_completed();
+        }
+    });
+}
+
+/// One edit, a rotation, and a roll-back to the edit.
+#[test]
+fn a_roll_back_to_an_edit_leaves_the_key_its_id() {
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting { shape: Shape::WithoutId, strangers: false, ..Setting::default() });
+        world.rotate_completely(&token("turn", 0)).await;
+        world.advance(DAY * 10);
+        edit(&world, 1);
+        world.rotate_completely(&token("turn", 1)).await;
+        move_current(&world, &token("turn", 1), &token("hand", 1));
+        let rotation = world.begin_rotation(&token("turn", 2)).unwrap();
+        done(world.step(&rotation, "createSecret").await);
+    });
+}
+
+/// The command of KeyIdUnknown is refused by AWS where an older version has the label.
+#[test]
+fn the_command_of_key_id_unknown_can_be_run() {
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting { shape: Shape::WithoutId, ..Setting::default() });
+        world.rotate_completely(&token("turn", 0)).await;
+        let id = world.key("AWSCURRENT").unwrap().id;
+        edit(&world, 1);
+        edit(&world, 2);
+        let rotation = world.begin_rotation(&token("turn", 1)).unwrap();
+        if let Err(error) = world.step(&rotation, "createSecret").await {
+            let names_the_other = error.error_message.contains("--remove-from-version-id");
+            let attached = label(&world, &id, &token("hand", 2));
+            assert!(names_the_other || attached.is_ok(), "{attached:?}");
+        }
+    });
+}
+
+/// The clean-up failed with `immediately`. The message says rotate-secret; after that the old key lives on, and nothing says so.
+#[test]
+fn the_advice_of_an_incomplete_clean_up_ends_the_old_key() {
+    Testbed::run(async |testbed| {
+        for rule in ["revoke=error-before:500", "list=error-before:500", "revoke=refuse:403"] {
+            let world = testbed.world(&Setting { revoke_immediately: true, ..Setting::default() });
+            let rotation = world.until_finish(&second()).await;
+            world.rule(rule);
+            let message = refused(world.step(&rotation, "finishSecret").await, "CleanUpIncomplete");
+            assert!(!message.contains("rotate-secret"), "{message}");
+            let (_, event) = message.split_once("`echo '").unwrap();
+            let event: Value = serde_json::from_str(event.split('\'').next().unwrap()).unwrap();
+            world.emulator.faults().clear();
+            done(world.invoke(0, &event).await);
+            assert!(!world.lives(&world.first_key), "{}", world.story());
+            world.assert_completed();
+        }
+    });
+}
+
+/// A person attaches a wrong candidate's id first, and then the right one: whichever AWS lists first is rotated.
+#[test]
+fn two_labels_with_ids_on_the_current_version_are_not_guessed_between() {
+    Testbed::run(async |testbed| {
+        for number in 0..3 {
+            let world = testbed.world(&Setting { shape: Shape::WithoutId, ..Setting::default() });
+            for id in [&world.strangers[number], &world.first_key] {
+                label(&world, id, &token("first", 0)).unwrap();
+            }
+            let rotation = world.begin_rotation(&second()).unwrap();
+            let _ = world.step(&rotation, "createSecret").await;
+            world.assert_kept();
+        }
+    });
+}
+
+/// Where Kosli shows the ends of grace periods, a report during an ordinary rotation is unhealthy.
+#[test]
+fn a_report_during_an_ordinary_rotation_is_healthy() {
+    Testbed::run(async |testbed| {
+        for list_in_grace in EVERY_LIST {
+            let switches = Switches { list_in_grace, ..Switches::default() };
+            let world = testbed.world(&Setting { switches, ..Setting::default() });
+            let rotation = world.begin_rotation(&second()).unwrap();
+            done(world.step(&rotation, "createSecret").await);
+            let report = report(&world).await;
+            assert_eq!(report["healthy"], true, "{report:#}");
+        }
+    });
+}
+
+/// the secret is deleted right before any call, and restored.
+#[test]
+fn a_secret_that_is_deleted_and_restored_at_every_gap() {
+    Testbed::run(async |testbed| {
+        for revoke_immediately in [false, true] {
+            let operations = [
+                "DescribeSecret",
+                "GetSecretValue",
+                "list",
+                "verify",
+                "rotate",
+                "PutSecretValue",
+                "UpdateSecretVersionStage",
+                "revoke",
+            ];
+            for (operation, number) in
+                operations.into_iter().flat_map(|operation| (1..5).map(move |number| (operation, number)))
+            {
+                let world = testbed.world(&Setting { revoke_immediately, ..Setting::default() });
+                let rotation = world.begin_rotation(&second()).unwrap();
+                let gone = json!({"SecretId": world.arn, "RecoveryWindowInDays": 7});
+                world.before_call(operation, number, move |emulator| {
+                    drop(aws(emulator, "DeleteSecret", &gone).unwrap())
+                });
+                for step in ["createSecret", "setSecret", "testSecret", "finishSecret"] {
+                    if world.step(&rotation, step).await.is_err() {
+                        break;
+                    }
+                }
+                world.set_gate(None);
+                report(&world).await;
+                let _ = world.aws("RestoreSecret", json!({"SecretId": world.arn}));
+                assert_eq!(
+                    world.drive(&rotation, RETRIES).await,
+                    Event::Succeeded,
+                    "{operation}#{number}\n{}",
+                    world.story()
+                );
+                world.assert_completed();
+            }
+        }
+    });
+}
+
+/// a report after every step, whatever was lost, with and without an admin key, changes nothing and breaks nothing.
+#[test]
+fn a_report_after_every_step() {
+    Testbed::run(async |testbed| {
+        for (admin, list_in_grace) in [true, false].into_iter().flat_map(|admin| EVERY_LIST.map(|list| (admin, list))) {
+            for fault in ["verify=late:0s", "rotate#1=kill-after", "PutSecretValue#1=kill-before"] {
+                let switches = Switches { list_in_grace, ..Switches::default() };
+                let world = testbed.world(&Setting { admin, switches, ..Setting::default() });
+                let rotation = world.begin_rotation(&second()).unwrap();
+                world.rule(fault);
+                for step in ["createSecret", "setSecret", "testSecret", "finishSecret"] {
+                    let _ = world.step(&rotation, step).await;
+                    let writes = world.writes();
+                    report(&world).await;
+                    done(world.invoke(0, &json!({"Step": "checkSecret"})).await);
+                    assert_eq!(world.writes(), writes);
+                }
+                world.emulator.faults().clear();
+                world.advance(Duration::from_secs(120));
+                assert_eq!(world.drive(&rotation, RETRIES).await, Event::Succeeded, "{}", world.story());
+                world.assert_completed();
+            }
+        }
+    });
+}
+
+/// after a leak, in self-rotation: the tag `immediately`, then rotate-secret. No reader is refused at any instant, and the leaked key is
+/// dead when the rotation has ended. The runbook's order (revoke, then rotate) ends with `CurrentKeyDead` here.
+#[test]
+fn a_leak_without_an_outage_in_self_rotation() {
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting { admin: false, ..Setting::default() });
+        world.tag("kosli:revoke-old-key", "immediately");
+        world.rotate_completely(&second()).await;
+        assert!(!world.lives(&world.first_key));
+    });
+}
