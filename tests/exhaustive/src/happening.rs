@@ -132,7 +132,7 @@ impl Write {
                 let replaced = seen || replaces(course, &current, id, version);
                 let said = [id, version].into_iter().any(|word| course.ledger.was_said(self.since, &[word]))
                     || course.ledger.was_said(self.since, &["PendingSuperseded"])
-                    || course.ledger.was_said(self.since, &["Another key was current", "AWSPREVIOUS"]);
+                    || course.ledger.was_said(self.since, &["The current key was not the one", "AWSPREVIOUS"]);
                 (current != *value && !replaced && !said)
                     .then(|| "I4: a key that a person made current was undone in silence".to_owned())
             }
