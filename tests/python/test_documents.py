@@ -148,6 +148,7 @@ def on_free_ports(script):
     """Its own emulator, and `cargo lambda watch`, with other ports than their usual ones."""
     emulator, watch = str(free_port()), str(free_port())
     script = script.replace("emulator serve", f"emulator serve --port {emulator}").replace("7878", emulator)
+    script = script.replace("127.0.0.1:9000", f"127.0.0.1:{watch}")
     return script.replace("--invoke-address 127.0.0.1", f"--invoke-address 127.0.0.1 --invoke-port {watch}")
 
 
