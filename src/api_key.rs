@@ -30,8 +30,8 @@ impl ApiKey {
         self.expose() == other.expose()
     }
 
-    /// Whether a text shows the value, or a piece of it that is long enough to tell. Kosli's text that does is not believed, or
-    /// not repeated: it may echo the request, and people mix up a key's value and its id.
+    /// Whether a text shows the value, or a piece of it that is long enough to tell. Such a text of Kosli's is not to be believed,
+    /// or not to be repeated: it may echo the request, and people mix up a key's value and its id.
     pub(crate) fn shows_in(&self, text: &str) -> bool {
         shows(&self.0, text)
     }

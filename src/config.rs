@@ -1,5 +1,5 @@
 //! The configuration: environment variables of the function, overridden per secret by tags. Parsed once, at the edge, and all of
-//! it: no variable is left to a library, which would take what it cannot read for nothing.
+//! it: no variable is left to a library, which would ignore what it cannot read.
 
 mod aws;
 mod network;

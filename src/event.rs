@@ -169,7 +169,7 @@ impl fmt::Display for VersionId {
     }
 }
 
-/// Secrets Manager's own rule for `PutSecretValue`, which would refuse another one: once a key has been minted, and lost by that.
+/// Secrets Manager's own rule for `PutSecretValue`, which would refuse another token after the mint, and so lose the key.
 /// Source: <https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_PutSecretValue.html>
 fn rotation_token(text: &str) -> Result<SecretString, RotationError> {
     let valid =

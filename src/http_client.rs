@@ -51,11 +51,11 @@ struct Maker {
 impl Connections {
     /// Reads the certificates and makes the client.
     ///
-    /// Redirects are never followed: a key goes to the configured host alone. Nothing is retried here: the caller that
-    /// calls knows which call may be repeated.
+    /// Redirects are never followed: a key goes to the configured host alone. Nothing is retried here: the caller knows which call
+    /// may be repeated.
     ///
     /// The roots are Mozilla's, compiled in, and those of the file that `network` names: for a proxy that inspects TLS, or a Kosli
-    /// of one's own. The proxy is the configured one, and the environment is not asked again.
+    /// with a certificate of its own. The proxy is the configured one, and the environment is not asked again.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidConfiguration`], when the additional certificates cannot be used.

@@ -1,7 +1,7 @@
 //! Kosli's API, as far as a rotation needs it: five calls on a service account's keys, and one to prove that a key works.
 //!
-//! Source of every rule here: Kosli's API reference, its tutorial on rotating API keys, its command-line client and its
-//! Terraform provider. What they leave open is answered in every way by the emulator, and has to be right here in every case.
+//! Source of every rule here: Kosli's API reference, its tutorial on rotating API keys, its command-line client and its Terraform
+//! provider. The emulator answers what they leave open in every way, and this module has to be right in every case.
 
 mod answer;
 

@@ -314,7 +314,7 @@ impl SecretsManager {
         match removed {
             // The label (or the version with it) is not there: what was wanted.
             Err(error) if error.is("InvalidParameterException") || error.is_not_found() => Ok(()),
-            // The label may be anybody's, with a key where an id belongs.
+            // The label may be a person's, with a key where an id belongs.
             other => other.map_err(|error| error.without_words(|word| word.contains(label))),
         }
     }

@@ -61,8 +61,8 @@ impl Clock {
         self.lock().frozen_at.is_some()
     }
 
-    /// Takes back every [`Clock::advance`], so that a next test case starts where this one did. Timers that still run
-    /// never end: whoever waits for one belongs to a case that is over, and must not act in the next.
+    /// Takes back every [`Clock::advance`], so that a next test case starts where this one did. Timers that still run never end: a
+    /// task that waits for one belongs to a case that is over, and must not act in the next.
     pub fn rewind(&self) {
         let mut inner = self.lock();
         inner.offset = Duration::ZERO;

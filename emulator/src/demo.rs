@@ -1,8 +1,8 @@
-//! `cargo demo`: one rotation by the function's real executable, told as it happens to somebody who has never seen one.
+//! `cargo demo`: one rotation by the function's real executable, told as it happens to a person who has never seen one.
 //!
-//! The demo ends with the function's own report on the secret (`checkSecret`), and with the promises, checked: at every instant
-//! the key under `AWSCURRENT` works, nothing is minted that is not stored, no key is left over, nobody else's key is touched,
-//! and no key's value is shown.
+//! The demo ends with the function's own report on the secret (`checkSecret`), and with the promises, checked: at every instant the
+//! key under `AWSCURRENT` works, nothing is minted that is not stored, no key is left over, no other key is touched, and no key's
+//! value is shown.
 //!
 //! - `options`: what a person may ask for
 //! - `world`: the accounts, keys and secrets that it happens to
@@ -76,7 +76,7 @@ pub async fn run(options: &Options, function: PathBuf, out: OnLine) -> Result<En
 
     process.stop().await;
     checking.stop().await;
-    // The narrator holds the emulator and the process, and the emulator the narrator: somebody has to let go.
+    // The narrator holds the emulator and the process, and the emulator the narrator: one has to let go.
     world.emulator.set_hook(Arc::new(FaultPlan::default()));
     world.emulator.faults().clear();
     let succeeded = succeeded?;

@@ -38,13 +38,13 @@ struct Shared {
     clock: Clock,
     state: Mutex<State>,
     faults: FaultPlan,
-    /// For a function that was started by somebody else.
+    /// For a function that another program has started.
     environment: Arc<Environment>,
     /// Calls that have arrived and that wait for no time to pass.
     busy: AtomicUsize,
     /// Goes up with everything that happens, so that [`Emulator::settle`] sees whether something did.
     activity: AtomicUsize,
-    /// Counts the calls of [`Emulator::reset`]; whoever waits on behalf of a call gives up when it changes.
+    /// Counts the calls of [`Emulator::reset`]; what waits on behalf of a call gives up when it changes.
     generation: watch::Sender<u64>,
     /// Whose turn it is to move a frozen clock: two who move it at once would end two timers where one was meant.
     turn: tokio::sync::Mutex<()>,
@@ -85,7 +85,7 @@ impl Emulator {
         &self.0.clock
     }
 
-    /// Looks at Secrets Manager, or changes it behind everybody's back.
+    /// Looks at Secrets Manager, or changes it without a call.
     pub fn with_secrets_manager<T>(&self, f: impl FnOnce(&mut SecretsManager) -> T) -> T {
         f(&mut self.settled_state().secrets_manager)
     }
@@ -163,7 +163,7 @@ impl Emulator {
         Aside(self.clone())
     }
 
-    /// The execution environment of a function that was started by somebody else.
+    /// The execution environment of a function that another program has started.
     pub(crate) fn environment(&self) -> &Arc<Environment> {
         &self.0.environment
     }
@@ -252,7 +252,7 @@ impl Emulator {
         reply
     }
 
-    /// Lets a late effect happen when it is due, also where nobody looks: it carries that time, and not the next look's.
+    /// Lets a late effect happen when it is due, also where no call looks: it carries that time, and not the next look's.
     fn wake_for_late_effect(&self, by: Duration) {
         let emulator = self.clone();
         let mut reset = self.0.generation.subscribe();
@@ -278,7 +278,7 @@ impl Emulator {
         match self.keep_time_moving().await {}
     }
 
-    /// While a client waits for nothing but time, nobody else would move a frozen clock.
+    /// While a client waits for nothing but time, nothing else would move a frozen clock.
     async fn keep_time_moving(&self) -> Infallible {
         let generation = *self.0.generation.borrow();
         while self.0.clock.is_frozen() && generation == *self.0.generation.borrow() {
@@ -325,7 +325,7 @@ impl State {
     }
 }
 
-/// Lets everybody else run for a while.
+/// Lets all other tasks run for a while.
 pub(crate) async fn quiet_rounds() {
     for _ in 0..QUIET_ROUNDS {
         tokio::task::yield_now().await;

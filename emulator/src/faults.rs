@@ -28,7 +28,7 @@ pub enum Fault {
     NoAnswerAfter,
     /// No answer ever comes, and the effect happens that much later on the emulator's clock. `late:20s`.
     ///
-    /// It is seen by every later call and by whoever looks at a service.
+    /// Every later call sees it, and every look at a service does.
     LateEffect(Duration),
     /// The effect happens at once, the answer leaves that much later on the emulator's clock. `delay:3s`.
     Delay(Duration),
@@ -223,7 +223,7 @@ pub const OPERATIONS: [&str; 30] = [
 pub struct Rule {
     /// The operation; `None`: every call counts.
     pub operation: Option<String>,
-    /// Whose calls count: the tag of a port. `None`: everybody's.
+    /// Whose calls count: the tag of a port. `None`: those of all.
     pub caller: Option<String>,
     /// The first of the matching calls that meets the fault, counted from one.
     pub first: usize,

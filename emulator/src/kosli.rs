@@ -1,8 +1,8 @@
 //! Kosli's API for service accounts and their keys, as a state machine without any I/O.
 //!
-//! It follows Kosli's API reference, its tutorial and the fixtures of its command-line client
-//! (`kosli-dev/cli`, `cmd/kosli/testdata/service-account`). What none of them says is a switch in [`Switches`]; the
-//! wording of an error that none of them shows is this emulator's own, and nobody should depend on it.
+//! It follows Kosli's API reference, its tutorial and the fixtures of its command-line client (`kosli-dev/cli`,
+//! `cmd/kosli/testdata/service-account`). What none of them says is a switch in [`Switches`]; the wording of an error that none of
+//! them shows is this emulator's own: do not depend on it.
 //!
 //! | call | request |
 //! |---|---|
@@ -92,7 +92,7 @@ impl Kosli {
         account.role = role;
     }
 
-    /// Says which account's key has created an account: Kosli lets that one manage its keys. Where nobody says so, a person did.
+    /// Says which account's key has created an account: Kosli lets that one manage its keys. Where nothing says so, a person did.
     pub fn set_creator(&mut self, org: &str, name: &str, creator: &str) {
         if let Some(account) = self.accounts.get_mut(&(org.to_owned(), name.to_owned())) {
             account.set_creator(creator);

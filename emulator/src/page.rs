@@ -1,8 +1,8 @@
 //! One page for a browser: the secret's versions, a time line of its keys, the calls as they come, and the promises.
 //!
-//! It has a port of its own on the loopback interface. A page of somebody else's in the same browser must neither read nor change
-//! anything here: the `Host` has to be this port's (against DNS rebinding), and whatever is more than the page itself has to carry a
-//! header that no other origin can send without being asked for permission, which nobody gives. No key's value ever leaves: an answer
+//! It has a port of its own on the loopback interface. Another page in the same browser must neither read nor change anything here:
+//! the `Host` has to be this port's (against DNS rebinding), and whatever is more than the page itself has to carry a header that
+//! no other origin can send without being asked for permission, which the page does not give. No key's value ever leaves: an answer
 //! that held one would not be sent.
 //!
 //! - `words`: a call in words, and the promise that it serves

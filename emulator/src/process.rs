@@ -162,7 +162,7 @@ impl Execution {
                 // A reader that has panicked has printed why.
                 let _ = reader.await;
             }
-            // Nobody may wait for it any more.
+            // The invoker may have given up waiting.
             let _ = end.send(Some(status.map_or_else(|error| error.to_string(), |status| status.to_string())));
         });
         Ok(Process { child, killed: AtomicBool::new(false), environment, port, ended })
@@ -220,7 +220,8 @@ pub async fn invoke_external(emulator: &Emulator, function: &Function, payload: 
     }
 }
 
-/// What Lambda sets for every function, and what leads to the emulator. The credentials are made up: nobody checks them.
+/// What Lambda sets for every function, and what leads to the emulator. The credentials are made up: the emulator does not check
+/// them.
 fn variables(function: &Function, address: &str, endpoint: &str) -> Vec<(String, String)> {
     [
         ("AWS_LAMBDA_RUNTIME_API", address),

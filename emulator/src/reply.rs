@@ -94,7 +94,7 @@ impl Refusal {
 }
 
 /// The answer with what is secret in the request, in the body and in headers, as the error pages of some servers and proxies have
-/// it: whoever logs or quotes an answer is found out.
+/// it: a function that logs or quotes an answer is found out.
 fn echoing(answer: Response<Bytes>, request: &Request<Bytes>) -> Response<Bytes> {
     /// Short enough for a client that bounds its answers' heads.
     const LONGEST_HEADER: usize = 2_000;

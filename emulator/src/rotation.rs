@@ -45,7 +45,7 @@ pub enum Event {
     StepFailed(&'static str, FunctionError),
     /// All steps have succeeded.
     Succeeded,
-    /// The last attempt has failed: `AWSPENDING` stays where it is until somebody asks for a rotation again.
+    /// The last attempt has failed: `AWSPENDING` stays where it is until a person asks for a rotation again.
     GivenUp,
     /// The rotation is no longer wanted: a new value was stored by hand, rotation was cancelled, `AWSPENDING` was taken
     /// off, or the secret was deleted.

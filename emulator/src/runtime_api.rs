@@ -24,7 +24,7 @@ pub(crate) const PREFIX: &str = "/2018-06-01/runtime/";
 /// How long a step may take (the template's time-out).
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// Why an invocation failed, as whoever invoked the function sees it.
+/// Why an invocation failed, as the invoker sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct FunctionError {
@@ -106,7 +106,7 @@ impl Environment {
         let mut invocations = self.lock();
         let next = loop {
             let next = invocations.waiting.pop_front()?;
-            // Whoever invoked it may have given up meanwhile.
+            // The invoker may have given up meanwhile.
             if !next.outcome.is_closed() {
                 break next;
             }
@@ -138,7 +138,7 @@ impl Environment {
             let body = r#"{"errorType":"InvalidRequestID","errorMessage":"no such invocation is running"}"#;
             return json(StatusCode::BAD_REQUEST, body);
         };
-        // Whoever waited for it may have given up: the function was too slow.
+        // The invoker may have given up: the function was too slow.
         let _ = invocations.running.swap_remove(at).1.send(outcome);
         accepted()
     }

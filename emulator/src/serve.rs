@@ -281,7 +281,7 @@ async fn listen_with_tls(emulator: &Emulator, https: &Https, options: &Options) 
             let further: Vec<String> = options.tls_names.iter().cloned().chain(address).collect();
             let (identity, authority) = Identity::made_up_for(&further).map_err(|error| format!("--https: {error}"))?;
             std::fs::write(file, authority).map_err(|error| format!("--https: {}: {error}", file.display()))?;
-            (identity, format!(" to who is started with SSL_CERT_FILE={}", file.display()))
+            (identity, format!(" to clients that are started with SSL_CERT_FILE={}", file.display()))
         }
         Https::Pem(file) => {
             let identity =

@@ -57,7 +57,7 @@ impl Emulator {
         self.listen_on(tag, SocketAddr::from((Ipv4Addr::LOCALHOST, port)), Some(identity)).await
     }
 
-    /// The same at any address of this machine, over HTTPS where there is an identity. Whoever reaches an address beyond the loopback
+    /// The same at any address of this machine, over HTTPS where there is an identity. Any client that reaches an address beyond the loopback
     /// interface may do everything here.
     pub async fn listen_on(
         &self,
@@ -233,7 +233,7 @@ impl Emulator {
     }
 }
 
-/// What every answer says of itself, so that nobody takes it for AWS's or Kosli's.
+/// What every answer says of itself, so that it is not taken for AWS's or Kosli's.
 const SERVER: HeaderValue = HeaderValue::from_static("kosli-key-rotation-emulator");
 
 fn named(mut answer: Response<Bytes>) -> Response<Bytes> {
@@ -242,7 +242,7 @@ fn named(mut answer: Response<Bytes>) -> Response<Bytes> {
 }
 
 /// The real services' names. A request that carries one was meant for the real thing and has been led here, by a proxy or by the
-/// machine's `hosts` file: whoever sent it must not believe that it was done.
+/// machine's `hosts` file: the sender must not believe that it was done.
 const REAL: [&str; 4] = ["amazonaws.com", "amazonaws.com.cn", "api.aws", "kosli.com"];
 
 /// The real service that a request was meant for. Credentials that look real are taken all the same: a person's shell is full of

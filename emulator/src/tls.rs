@@ -1,4 +1,4 @@
-//! HTTPS with certificates that nobody trusts but who is told to: for tests and measurements with real handshakes.
+//! HTTPS with certificates that only those clients trust that are told to: for tests and measurements with real handshakes.
 
 use std::fmt;
 use std::path::Path;

@@ -1,5 +1,5 @@
 //! How the two services are reached: addresses, the proxy and further authorities. What an HTTP library would take from the
-//! environment by itself is parsed here, so that nothing that is malformed counts as nothing.
+//! environment by itself is parsed here: a malformed value is an error, and is not ignored.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -88,7 +88,7 @@ pub(super) const NO_PROXY_ACCEPTS: &str = "hosts, separated by commas: a name (e
                                            names below it), an address, a network (10.0.0.0/8), or * alone; no port, no scheme, no \
                                            other *";
 
-/// A list of hosts that do without the proxy. An entry that would match nothing is an error: its author meant something by it.
+/// A list of hosts to reach without the proxy. An entry that would match nothing is an error: its author meant something by it.
 ///
 /// # Errors
 /// The number of the first entry that is none.

@@ -119,8 +119,8 @@ struct WireKey<'a> {
 }
 
 impl WireKey<'_> {
-    /// `None`: nothing that can be put into a path or be printed is its id. `caller` is the key that was sent, and may come back
-    /// where something else should be.
+    /// `None`: its id cannot be put into a path, nor be printed. `caller` is the key that was sent, and may come back where
+    /// something else should be.
     fn into_entry(self, caller: &ApiKey) -> Option<KeyEntry> {
         let second = |field| lenient::<f64>(field).and_then(whole_second);
         Some(KeyEntry {

@@ -74,8 +74,8 @@ pub(super) fn authority(view: &View, new: &Credential) -> Result<Authority, Rota
     })
 }
 
-/// Revokes what is not needed any more. It begins anew whenever this step comes for a version that is current already, and
-/// what it does may be done twice. What one revocation comes to stops no other.
+/// Revokes what is not needed any more. It begins anew whenever this step comes for a version that is current already, and what it
+/// does may be done twice. One revocation that fails stops no other.
 ///
 /// The sweep is what guarantees that no orphan stays (promise I3). It knows no age: this version's value is immutable, so
 /// no other key that was minted to replace the old version can be stored any more.
@@ -87,8 +87,8 @@ pub(super) async fn clean_up(
     let Promoted { view, new, replaced, listing, policy } = promoted;
     let listed = |key: &Credential| Some(listing.as_ref().ok()?.entry(key.key_id.as_ref())?.id.to_string());
     answer.key_id = listed(&new);
-    // Where the label was moved back meanwhile, the rotation is not done but for its clean-up. An error is all that comes back then, so it
-    // also says what an answer would.
+    // If the label was moved back meanwhile, more than the clean-up is missing. Only an error comes back then, so it also says what
+    // an answer would.
     let incomplete = |error: RotationError, warnings: &[String]| {
         let error = match error.kind() {
             ErrorKind::CurrentMoved => error,

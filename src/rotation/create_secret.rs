@@ -95,8 +95,8 @@ fn is_same(one: &Seen, other: &Seen) -> bool {
     one.0 == other.0 && one.1 == other.1 && same_key
 }
 
-/// Looks, mints and stores, and looks at everything anew before every further mint, and before it puts the blame on anybody: another
-/// execution may have gone on meanwhile.
+/// Looks, mints and stores. It looks at everything anew before every further mint, and before it blames a person or a service:
+/// another execution may have gone on meanwhile.
 async fn create(invocation: &Invocation<'_>, mut view: View, course: &mut Course) -> Result<StepAnswer, RotationError> {
     if !view.description.rotation_enabled {
         return Err(RotationError::before_any_change(

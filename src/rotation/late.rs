@@ -1,5 +1,5 @@
-//! What a rotation that is over has left behind (the design's decision 16), for a step that comes late: it is the only one that anybody
-//! hears of. A current key that is dying of the mint, and a key that lives and that no version holds.
+//! What a rotation that is over has left behind (the design's decision 16): a current key that is dying of the mint, and a key that
+//! lives and that no version holds. A step that comes late says so, for nothing else does.
 
 use std::time::SystemTime;
 

@@ -23,7 +23,7 @@ pub(super) fn identified(
     Ok((policy, current))
 }
 
-/// With whose key the current one is replaced: the admin key, or in self-rotation its own.
+/// The key that makes the calls for a replacement: the admin key, or in self-rotation the current key itself.
 ///
 /// # Errors
 /// The admin key *is* the current one, in a secret of its own: it would die with the grace period, and with it every rotation of the

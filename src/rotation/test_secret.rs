@@ -16,8 +16,9 @@ use crate::staging::Standing;
 /// Runs the step (the design's decision 12).
 ///
 /// It is also called alone, when rotation is configured with `RotateImmediately=false`: `AWSPENDING` is then a copy of
-/// `AWSCURRENT`, or has no value at all. There is no new key then, and what a rotation would need is tested, before anybody depends
-/// on it. In a rotation nothing is asked of the new key but that it works: that `AWSCURRENT` cannot be read is no reason to fail.
+/// `AWSCURRENT`, or has no value at all. There is no new key then, and the step tests what a rotation would need, before any reader
+/// depends on it. In a rotation nothing is asked of the new key but that it works: that `AWSCURRENT` cannot be read is no reason to
+/// fail.
 pub(super) async fn test_secret(invocation: &Invocation<'_>) -> Result<StepAnswer, RotationError> {
     let (view, current) = tokio::join!(
         invocation.observe(Needs { pending_value: true, ..Needs::default() }),

@@ -33,7 +33,7 @@ pub enum SecretsManagerError {
 
 impl SecretsManagerError {
     /// The same, without the words that tell a secret. AWS's model marks secret values as sensitive, and its own errors do not
-    /// quote them; but it may be another that answers. What such a one has encoded is not recognized.
+    /// quote them; but another server may have answered. What such a server has encoded is not recognized.
     pub(super) fn without_words(self, tells: impl Fn(&str) -> bool) -> Self {
         let without = |text: String| without_words(&text, &tells);
         match self {

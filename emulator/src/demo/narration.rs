@@ -1,4 +1,4 @@
-//! What happens, in words for somebody who has never seen a rotation. Key values are shown by their last four characters.
+//! What happens, in words for a person who has never seen a rotation. Key values are shown by their last four characters.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -140,7 +140,7 @@ impl Narrator {
     }
 
     pub(super) fn tell_check(&self, event: &Value) {
-        self.heading("Is the secret healthy? Anybody may ask the function, and nothing is changed");
+        self.heading("Is the secret healthy? The function reports, and changes nothing");
         self.say(&format!("  The event is {event}. It answers:"));
     }
 

@@ -31,9 +31,9 @@ pub struct Options {
     pub revoke_old_key: RevokeOldKey,
     /// What goes wrong.
     pub faults: Vec<Rule>,
-    /// The function's executable; `None`: whoever runs the demo knows.
+    /// The function's executable; `None`: the program that runs the demo knows it.
     pub function: Option<PathBuf>,
-    /// Whether to stay up afterwards; left to whoever runs the demo.
+    /// Whether to stay up afterwards; left to the program that runs the demo.
     pub serve: bool,
 }
 

@@ -151,7 +151,7 @@ mod tests {
         promises.iter().map(|promise| promise.held).collect()
     }
 
-    /// Somebody rotates the stranger's key and keeps the value, the secret's own key is revoked, and a value is logged.
+    /// A person rotates the stranger's key and keeps the value, the secret's own key is revoked, and a value is logged.
     #[tokio::test]
     async fn every_broken_promise_is_seen() {
         let world = World::set_up(Clock::real(), &Options::default()).await.expect("a world");

@@ -38,7 +38,7 @@ pub struct World {
     pub address: SocketAddr,
     /// The id of the key that the secret holds before the rotation.
     pub own_key: String,
-    /// The id of a key that somebody else holds: same account, same description, never used.
+    /// The id of a stranger's key: same account, same description, never used.
     pub strangers_key: String,
     /// The id of the admin key.
     pub admin_key: Option<String>,
@@ -92,7 +92,7 @@ impl World {
         Function { environment: self.environment.clone(), ..Function::new(executable) }
     }
 
-    /// Asks for a rotation of the secret by this function. Calling the function is up to whoever has asked.
+    /// Asks for a rotation of the secret by this function. To call the function is left to the caller.
     ///
     /// # Errors
     /// What the service has said, if it was no success.
@@ -159,7 +159,7 @@ impl World {
         self.emulator.with_kosli(|kosli| kosli.keys().cloned().collect())
     }
 
-    /// Whether whoever reads the secret at this instant gets a key that Kosli accepts.
+    /// Whether a reader of the secret gets a key at this instant that Kosli accepts.
     pub(super) fn readers_get_a_working_key(&self) -> bool {
         let current = self.versions().into_iter().find(|version| version.stages.contains(AWSCURRENT));
         let key = current.and_then(|version| key_in(version.text()?));

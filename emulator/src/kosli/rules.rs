@@ -64,7 +64,7 @@ impl Kosli {
         }
     }
 
-    /// A key that is minted now, with a value that nobody else has.
+    /// A key that is minted now, with a value that no other key has.
     pub(super) fn new_key(
         &mut self,
         id: String,

@@ -263,7 +263,7 @@ pub enum RightsInGrace {
 /// organization admin or whoever created the account"; the tutorial asks for an admin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum KeyManagers {
-    /// Admins for every account, and whoever created an account for that one, whatever its role. No account creates itself:
+    /// Admins for every account, and the creator of an account for that one, whatever its role. No account creates itself:
     /// self-rotation is answered 403, unless the account is an admin's.
     #[default]
     AdminsAndCreator,

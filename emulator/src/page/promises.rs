@@ -45,7 +45,7 @@ pub(super) struct Seen {
 /// One promise, and what became of it.
 pub(super) struct Promise {
     pub(super) name: &'static str,
-    /// `held`, `broken`, or `open`: not yet to be said, or somebody else's doing.
+    /// `held`, `broken`, or `open`: it cannot be said yet, or a person's doing.
     pub(super) verdict: &'static str,
     pub(super) evidence: String,
 }

@@ -35,7 +35,7 @@ pub struct Secret {
     pub kms_key_id: Option<String>,
     /// `None` until the first tag; an empty list once the last one is removed, as recorded from AWS.
     pub tags: Option<Vec<Tag>>,
-    /// What `PutResourcePolicy` has stored. It is shown, and lets nobody in or out here.
+    /// What `PutResourcePolicy` has stored. It is shown, and permits and refuses nothing here.
     pub resource_policy: Option<String>,
     /// All versions, labelled or not.
     pub versions: Versions,

@@ -1,5 +1,5 @@
-//! `PutResourcePolicy`, `GetResourcePolicy` and `DeleteResourcePolicy`. A policy is kept and shown; nobody is refused by it, because the
-//! emulator knows no callers.
+//! `PutResourcePolicy`, `GetResourcePolicy` and `DeleteResourcePolicy`. A policy is kept and shown, and refuses no call, because
+//! the emulator knows no callers.
 
 use serde_json::{Value, json};
 
@@ -51,7 +51,7 @@ impl SecretsManager {
     }
 }
 
-/// Whether a statement allows something to everybody under no condition. AWS's own check knows more ways of being open.
+/// Whether a statement allows something to every principal under no condition. AWS's own check knows more ways of being open.
 fn is_public(policy: &Value) -> bool {
     let statements = match &policy["Statement"] {
         Value::Array(statements) => statements.as_slice(),

@@ -1,7 +1,7 @@
 //! `RotateSecret`, `CancelRotateSecret`, and what the service does when a rotation has ended.
 //!
-//! Calling the function is not done here: `RotateSecret` leaves a [`RotationRequest`], whoever takes it calls the steps and
-//! reports with [`SecretsManager::end_rotation`].
+//! Calling the function is not done here: `RotateSecret` leaves a [`RotationRequest`], and its taker calls the steps and reports
+//! with [`SecretsManager::end_rotation`].
 
 use std::time::SystemTime;
 
