@@ -209,7 +209,7 @@ fn a_secret_that_is_deleted_and_restored_at_every_gap() {
                 let rotation = world.begin_rotation(&second()).unwrap();
                 let gone = json!({"SecretId": world.arn, "RecoveryWindowInDays": 7});
                 world.before_call(operation, number, move |emulator| {
-                    drop(aws(emulator, "DeleteSecret", &gone).unwrap())
+                    drop(aws(emulator, "DeleteSecret", &gone).unwrap());
                 });
                 for step in ["createSecret", "setSecret", "testSecret", "finishSecret"] {
                     if world.step(&rotation, step).await.is_err() {
