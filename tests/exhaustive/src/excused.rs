@@ -43,7 +43,7 @@ static LABEL_MOVED: Excuse = Excuse::new(
 );
 static DEAD_KEY_CURRENT: Excuse = Excuse::new(
     "`AWSCURRENT` that a person moves to a key that is dead.",
-    "Readers get what he gives them, until the next rotation makes another key.",
+    "Readers get the dead key until the next rotation makes another.",
 );
 static REVOKED_BY_HAND: Excuse = Excuse::new(
     "The current key that a person revokes.",
@@ -51,7 +51,7 @@ static REVOKED_BY_HAND: Excuse = Excuse::new(
 );
 static REPLACED_BY_HAND: Excuse = Excuse::new(
     "The living key that a person replaces with another, made by hand.",
-    "It is his to revoke: it was current and in use, and the function ends no such key.",
+    "It is for that person to revoke: it was current and in use, and the function ends no such key.",
 );
 static LOSER_KILLED: Excuse = Excuse::new(
     "An execution that loses a race, and is killed.",
