@@ -70,6 +70,54 @@ fn the_successor_of_a_key_that_was_rolled_back_to_is_not_revoked() {
     });
 }
 
+/// A field is edited between the store and the promotion: the key in the edit is the one that was replaced, and is revoked as any old key
+/// is, at once or when the step comes again.
+#[test]
+fn the_old_key_is_revoked_though_a_field_was_edited_meanwhile() {
+    Testbed::run(async |testbed| {
+        for list_in_grace in EVERY_LIST {
+            for rule in [None, Some("revoke#1=refuse:403"), Some("list#2=error-before:500")] {
+                let switches = Switches { list_in_grace, ..Switches::default() };
+                let world = testbed.world(&Setting { revoke_immediately: true, switches, ..Setting::default() });
+                let rotation = world.until_finish(&second()).await;
+                world.advance(HOUR);
+                let edited = world.edited();
+                let put = json!({"SecretId": world.arn, "SecretString": edited, "ClientRequestToken": token("hand", 0),
+                                 "VersionStages": ["by-hand"]});
+                world.aws("PutSecretValue", put).unwrap();
+                move_current(&world, &token("first", 0), &token("hand", 0));
+                if let Some(rule) = rule {
+                    world.rule(rule);
+                    let _ = world.step(&rotation, "finishSecret").await;
+                }
+                let answer = done(world.step(&rotation, "finishSecret").await);
+                assert_eq!(answer["old_key"], "dead", "{list_in_grace:?} {rule:?} {answer}\n{}", world.story());
+                assert!(!world.lives(&world.first_key));
+            }
+        }
+    });
+}
+
+/// A value without a field for the id was edited twice, and the rotation fails before its mint: the label that names the id is not lost.
+#[test]
+fn a_rotation_that_fails_leaves_the_label_that_names_the_current_key() {
+    Testbed::run(async |testbed| {
+        for rule in ["rotate=refuse:403", "rotate=kill-before", "rotate=drop-after"] {
+            let world = testbed.world(&Setting { shape: Shape::WithoutId, ..Setting::default() });
+            world.rotate_completely(&token("turn", 0)).await;
+            world.advance(DAY * 10);
+            edit(&world, 1);
+            edit(&world, 2);
+            let rotation = world.begin_rotation(&token("turn", 1)).unwrap();
+            world.rule(rule);
+            let _ = world.step(&rotation, "createSecret").await;
+            world.emulator.faults().clear();
+            world.advance(Duration::from_secs(120));
+            assert_eq!(world.drive(&rotation, ONCE).await, Event::Succeeded, "{rule}: {}", world.story());
+        }
+    });
+}
+
 /// The same without a failure: a key that a person has put in and has taken back.
 #[test]
 fn a_key_that_was_put_in_and_taken_back_is_not_revoked() {

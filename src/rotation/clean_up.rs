@@ -392,14 +392,16 @@ impl CleanUp<'_> {
             self.answer.warnings.push(why.to_owned());
             return Ok(());
         }
-        // In a rotation the new version is the younger one. Otherwise a person has written the other, or has gone back from it, and it is
-        // its successor's mark alone that says that it was replaced.
-        let marks = Marks::of(&self.view.description.arn, replaced, None);
-        let entry = listing.and_then(|listing| listing.entry(new.key_id.as_ref()));
-        if replaced.created > new.created && entry.is_none_or(|entry| marks.carried_by(entry).is_none()) {
+        // In a rotation the new version is the younger one. Otherwise a person has written the other: with the key that was replaced in it,
+        // which is older than its successor or hidden in its grace period; or with another, or has gone back from it.
+        let was_replaced = |listing: &Listing| {
+            let made = |key: &Credential| Some(listing.entry(key.key_id.as_ref())?.created_at);
+            made(replaced).is_none_or(|old| made(new).is_some_and(|new| old < new))
+        };
+        if replaced.created > new.created && !listing.is_some_and(was_replaced) {
             self.answer.warnings.push(format!(
-                "The key of the version {} was not revoked: that version was written after the one that is current now, which was not \
-                 made to replace it. Revoke its key in Kosli once it is not used any more.",
+                "The key of the version {} was not revoked: that version was written after the one that is current now, and nothing \
+                 shows that its key was replaced. Revoke it in Kosli once it is not used any more.",
                 replaced.version
             ));
             return Ok(());

@@ -20,7 +20,7 @@ use crate::clock::rfc3339;
 use crate::config::unknown_tags;
 use crate::error::{ErrorKind, RotationError};
 use crate::event::{SecretId, VersionId};
-use crate::identity::{Account, KeyId};
+use crate::identity::{Account, ClaimedKeyId, KeyId};
 use crate::kosli::{Acceptance, Listing};
 use crate::secrets_manager::{CURRENT, Description, MOST_LABELS, PENDING, PREVIOUS, Version, Which};
 use crate::staging::Standing;
@@ -190,12 +190,12 @@ async fn attempt(
     }
     let (policy, mut current) = identified(session, &description, &current, invocation.version_id())?;
     let authority = authorized(session, &description, &current, admin?)?;
-    let stale_labels = check_room(&current, &description)?;
 
     // A previous version that does not parse is ignored: it is only looked at to learn more, never to act on it.
     let previous = previous.and_then(|version| Credential::parse(&version, &description, PREVIOUS).ok());
     previous.iter().for_each(|previous| current.learn_key_id(previous));
     learn_from_labels(session, &description, &mut current).await?;
+    let stale_labels = check_room(&current, &description)?;
     if let Some(previous) = &previous
         && tag_may_be_stale(invocation, &current, previous).await?
     {
@@ -349,7 +349,10 @@ pub fn check_room(current: &Credential, description: &Description) -> Result<Vec
         .iter()
         .filter(|(_, labels)| !in_use(labels))
         .flat_map(|(version, labels)| labels.iter().map(|label| (version.clone(), label.clone())))
-        .filter(|(_, label)| label.starts_with(KEY_ID_LABEL))
+        // The one that names the current key may be all that does: a field was edited more than once.
+        .filter(|(_, label)| {
+            label.strip_prefix(KEY_ID_LABEL).is_some_and(|id| ClaimedKeyId::parse(id) != current.key_id)
+        })
         .collect();
     let labels: usize = description.versions.values().map(Vec::len).sum();
     // The promotion attaches AWSPREVIOUS where there is none yet, and the replaced version may get its key's id first.
