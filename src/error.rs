@@ -241,6 +241,12 @@ impl RotationError {
         self
     }
 
+    /// The same error, with what an answer would have warned of: nothing else comes back.
+    #[must_use]
+    pub(crate) fn with_warnings(self, warnings: &[String]) -> Self {
+        warnings.iter().fold(self, |error, warning| error.with_cause(warning))
+    }
+
     /// The same error, with something else to do.
     #[must_use]
     pub(crate) fn with_action(mut self, action: String) -> Self {

@@ -84,28 +84,33 @@ pub(super) async fn clean_up(
     promoted: Promoted<'_>,
     mut answer: StepAnswer,
 ) -> Result<StepAnswer, RotationError> {
+    let Err(error) = run(invocation, promoted, &mut answer).await else { return Ok(answer) };
+    // If the label was moved back meanwhile, or the new key is dying, more than the clean-up is missing.
+    let error = match error.kind() {
+        ErrorKind::CurrentMoved | ErrorKind::PendingKeyDying => error,
+        _ => {
+            let session = &invocation.session;
+            error.after_promotion(&by_hand::finish(session.secret, session.function_arn, invocation.version_id()))
+        }
+    };
+    Err(error.with_warnings(&answer.warnings))
+}
+
+/// What is done goes into the answer, also where it ends with an error.
+async fn run(
+    invocation: &Invocation<'_>,
+    promoted: Promoted<'_>,
+    answer: &mut StepAnswer,
+) -> Result<(), RotationError> {
     let Promoted { view, new, replaced, listing, policy } = promoted;
     let listed = |key: &Credential| Some(listing.as_ref().ok()?.entry(key.key_id.as_ref())?.id.to_string());
     answer.key_id = listed(&new);
-    // If the label was moved back meanwhile, more than the clean-up is missing. Only an error comes back then, so it also says what
-    // an answer would.
-    let incomplete = |error: RotationError, warnings: &[String]| {
-        let error = match error.kind() {
-            ErrorKind::CurrentMoved => error,
-            _ => error.after_promotion(&again(invocation)),
-        };
-        warnings.iter().fold(error, |error, warning| error.with_cause(warning))
-    };
-    let told = answer.warnings.clone();
-    let incomplete_so_far = |error| incomplete(error, &told);
     let redelivered = matches!(replaced, Replaced::Previous(_));
-    let Some(mut replaced) = resolve(invocation, view, &new, replaced).await.map_err(incomplete_so_far)? else {
-        return Ok(answer);
-    };
-    let before = before(invocation, view, &new, &replaced, listing.as_ref().ok()).await.map_err(incomplete_so_far)?;
+    let Some(mut replaced) = resolve(invocation, view, &new, replaced).await? else { return Ok(()) };
+    let before = before(invocation, view, &new, &replaced, listing.as_ref().ok()).await?;
     before.iter().for_each(|before| replaced.learn_key_id(before));
     answer.replaced_key_id = listed(&replaced);
-    let authority = authority(view, &new).map_err(incomplete_so_far)?;
+    let authority = authority(view, &new)?;
     let mut work = CleanUp {
         invocation,
         view,
@@ -132,16 +137,7 @@ pub(super) async fn clean_up(
         Ok(listing) => work.sweep(&listing, &mut failures).await,
         Err(error) => failures.push(error),
     }
-    match failures.into_iter().min_by_key(|error| error.kind() != ErrorKind::CurrentMoved) {
-        Some(error) => Err(incomplete(error, &work.answer.warnings)),
-        None => Ok(work.answer),
-    }
-}
-
-/// The command that has this clean-up done again.
-fn again(invocation: &Invocation<'_>) -> String {
-    let session = &invocation.session;
-    by_hand::finish(session.secret, session.function_arn, invocation.version_id())
+    failures.into_iter().min_by_key(|error| error.kind() != ErrorKind::CurrentMoved).map_or(Ok(()), Err)
 }
 
 /// The replaced version; `None`: there is none that anything can be concluded from.
@@ -200,7 +196,7 @@ struct CleanUp<'a> {
     policy: Policy,
     /// Whether this invocation has moved `AWSCURRENT`.
     moved: bool,
-    answer: StepAnswer,
+    answer: &'a mut StepAnswer,
 }
 
 impl CleanUp<'_> {
@@ -230,11 +226,8 @@ impl CleanUp<'_> {
             match promotion::dying(&seen) {
                 Ok(dying) => break dying,
                 Err(_) => {
-                    let held = session.held_key_ids(&view.description, &[new, replaced]).await;
-                    facts = Facts {
-                        held: Some(held.map_err(|error| error.after_promotion(&again(invocation)))?),
-                        ..Facts::default()
-                    };
+                    let held = session.held_key_ids(&view.description, &[new, replaced]).await?;
+                    facts = Facts { held: Some(held), ..Facts::default() };
                 }
             }
         };

@@ -48,7 +48,7 @@ pub(super) async fn create_secret(invocation: &Invocation<'_>) -> Result<StepAns
             answer.warnings.append(&mut course.left_behind);
             return Ok(answer);
         }
-        Err(error) => course.left_behind.iter().fold(error, |error, left| error.with_cause(left)),
+        Err(error) => error.with_warnings(&course.left_behind),
     };
     let error = error.once_changed(course.tried.changes());
     // Where the labels say that this rotation is over, it has been said already until when the key works that is current by now.
