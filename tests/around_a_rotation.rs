@@ -15,8 +15,8 @@ use http::StatusCode;
 use kosli_key_rotation::marker::{Attempt, Mark};
 use serde_json::json;
 use testbed::{
-    ACCOUNT, DAY, DESCRIPTION, HOUR, ONCE, ORG, Setting, Shape, Testbed, World, aws, done, refused, rfc3339,
-    rotate_by_hand, second, token, version_id,
+    ACCOUNT, DAY, HOUR, ONCE, Setting, Shape, Testbed, World, aws, done, refused, rfc3339, rotate_by_hand, second,
+    token, version_id,
 };
 
 /// Another execution rotates this key, with this grace period and a successor that carries the mark of the first version. The
@@ -28,26 +28,6 @@ fn rotate_by_another(world: &World, key: &Key, grace_hours: u32) -> String {
     let body = json!({"grace_period_hours": grace_hours, "expires_at": expires_at});
     rotate_by_hand(&world.emulator, &key.id, &body);
     world.minted().remove(before).id
-}
-
-/// Moves a label, as a person does.
-fn move_label(world: &World, label: &str, to: &str, from: Option<&str>) {
-    let mut body = json!({"SecretId": world.arn, "VersionStage": label, "MoveToVersionId": to});
-    if let Some(from) = from {
-        body["RemoveFromVersionId"] = from.into();
-    }
-    world.aws("UpdateSecretVersionStage", body).unwrap();
-}
-
-/// Writes a version by hand, as a `put-secret-value` that leaves `AWSPENDING` where it is.
-fn put_current(world: &World, value: &str, version: &str) {
-    let body = json!({"SecretId": world.arn, "SecretString": value, "ClientRequestToken": version,
-                      "VersionStages": ["by-hand"]});
-    world.aws("PutSecretValue", body).unwrap();
-    let current = world.emulator.with_secrets_manager(|service| {
-        service.secret(&world.arn).unwrap().versions.labelled("AWSCURRENT").unwrap().id.clone()
-    });
-    move_label(world, "AWSCURRENT", version, Some(&current));
 }
 
 fn warnings(answer: &serde_json::Value) -> String {
@@ -129,7 +109,7 @@ fn a_field_that_was_edited_before_the_store_is_overwritten_aloud() {
         for failing in [false, true] {
             let world = testbed.world(&Setting::default());
             let rotation = world.until_finish(&second()).await;
-            put_current(&world, &world.edited(), &token("hand", 0));
+            world.put_current(&world.edited(), &token("hand", 0));
             if failing {
                 world.rule("list=error-before:500");
             }
@@ -162,12 +142,9 @@ fn a_key_that_was_put_in_is_not_overwritten_in_silence_where_no_list_tells() {
                 let rotation = world.until_finish(&second()).await;
                 let old = world.value("AWSCURRENT").unwrap();
                 world.advance(Duration::from_secs(1));
-                let now = world.emulator.clock().now();
-                let (_, key) = world
-                    .emulator
-                    .with_kosli(|kosli| kosli.add_key(ORG, ACCOUNT, DESCRIPTION, now, Some(now + DAY * 90)));
+                let key = world.made_by_hand(ACCOUNT).value;
                 if by_hand {
-                    put_current(&world, &old.replace(&testbed::key_in(&old).unwrap(), &key), &token("hand", 0));
+                    world.put_current(&old.replace(&testbed::key_in(&old).unwrap(), &key), &token("hand", 0));
                 }
                 world.rule("list=error-before:500");
                 let message = refused(world.step(&rotation, "finishSecret").await, "CleanUpIncomplete");
@@ -185,11 +162,9 @@ fn another_key_that_works_is_not_overwritten_and_one_that_is_dead_is() {
         for alive in [true, false] {
             let world = testbed.world(&Setting::default());
             let rotation = world.until_finish(&second()).await;
-            let now = world.emulator.clock().now();
-            let (id, _) =
-                world.emulator.with_kosli(|kosli| kosli.add_key(ORG, ACCOUNT, DESCRIPTION, now, Some(now + DAY * 90)));
+            let id = world.made_by_hand(ACCOUNT).id;
             let by_hand = world.with_key(&world.kosli_key(&id));
-            put_current(&world, &by_hand, &token("hand", 0));
+            world.put_current(&by_hand, &token("hand", 0));
             let pending = world.key("AWSPENDING").unwrap().id;
             if alive {
                 let message = refused(world.step(&rotation, "finishSecret").await, "PendingSuperseded");
@@ -219,7 +194,7 @@ fn a_version_that_was_current_before_is_not_promoted_again_over_a_key_that_works
             let world = testbed.world(&Setting { switches, ..Setting::default() });
             let rotation = world.until_finish(&second()).await;
             done(world.step(&rotation, "finishSecret").await);
-            move_label(&world, "AWSCURRENT", &token("first", 0), Some(&second()));
+            world.move_label("AWSCURRENT", &token("first", 0), Some(&second()));
             let message = refused(world.step(&rotation, "finishSecret").await, "PendingSuperseded");
             // Where the list hides or does not say it, the pending version's age does: it replaced this very key.
             let dies = world.kosli_key(&world.first_key).grace_ends_at.unwrap();
@@ -238,7 +213,7 @@ fn the_key_of_a_version_that_was_rolled_back_is_named_and_not_touched() {
         let world = testbed.world(&Setting { switches, ..Setting::default() });
         world.rotate_completely(&second()).await;
         let rolled_back = world.key("AWSCURRENT").unwrap().id;
-        move_label(&world, "AWSCURRENT", &token("first", 0), Some(&second()));
+        world.move_label("AWSCURRENT", &token("first", 0), Some(&second()));
         world.advance(HOUR);
         let rotation = world.until_finish(&token("third", 0)).await;
         let answer = done(world.step(&rotation, "finishSecret").await);
@@ -277,7 +252,7 @@ fn a_key_that_was_lost_before_a_roll_back_is_ended_by_the_next_rotation() {
         let lost = world.minted().remove(before).id;
         world.clear_pending(&token("third", 0));
         world.probe.current_is_alive.store(false, Ordering::SeqCst);
-        move_label(&world, "AWSCURRENT", &token("first", 0), Some(&second()));
+        world.move_label("AWSCURRENT", &token("first", 0), Some(&second()));
         world.advance(Duration::from_secs(120));
         let rotation = world.until_finish(&token("fourth", 0)).await;
         let answer = done(world.step(&rotation, "finishSecret").await);
@@ -358,7 +333,7 @@ fn a_late_step_of_an_abandoned_rotation_says_until_when_the_current_key_works() 
             if rolled_back {
                 done(world.step(&rotation, "finishSecret").await);
                 world.clear_pending(&second());
-                move_label(&world, "AWSCURRENT", &token("first", 0), Some(&second()));
+                world.move_label("AWSCURRENT", &token("first", 0), Some(&second()));
             } else {
                 world.put(&world.edited(), &token("hand", 0));
             }
@@ -500,12 +475,10 @@ fn a_late_step_names_the_key_that_its_version_leaves_behind() {
             let world = testbed.world(&Setting { shape, ..Setting::default() });
             let rotation = world.until_finish(&second()).await;
             let tested = world.key("AWSPENDING").unwrap().id;
-            let now = world.emulator.clock().now();
-            let (id, value) =
-                world.emulator.with_kosli(|kosli| kosli.add_key(ORG, ACCOUNT, DESCRIPTION, now, Some(now + DAY * 90)));
+            let Key { id, value, .. } = world.made_by_hand(ACCOUNT);
             world.put(&shape.value(&id, &value), &token("hand", 0));
             if shape == Shape::WithoutId {
-                move_label(&world, &format!("kosli-key-id:{id}"), &token("hand", 0), None);
+                world.move_label(&format!("kosli-key-id:{id}"), &token("hand", 0), None);
             }
             for step in STEPS {
                 let Err(error) = world.step(&rotation, step).await else { panic!("{step}") };
@@ -552,12 +525,10 @@ fn a_key_that_was_put_in_beside_the_old_id_is_not_overwritten() {
             let switches = Switches { list_in_grace, ..Switches::default() };
             let world = testbed.world(&Setting { switches, ..Setting::default() });
             let rotation = world.until_finish(&second()).await;
-            let now = world.emulator.clock().now();
-            let (id, _) =
-                world.emulator.with_kosli(|kosli| kosli.add_key(ORG, ACCOUNT, DESCRIPTION, now, Some(now + DAY * 90)));
+            let id = world.made_by_hand(ACCOUNT).id;
             let beside = Key { id: world.first_key.clone(), ..world.kosli_key(&id) };
             let by_hand = world.with_key(&beside);
-            put_current(&world, &by_hand, &token("hand", 0));
+            world.put_current(&by_hand, &token("hand", 0));
             let message = refused(world.step(&rotation, "finishSecret").await, "PendingSuperseded");
             assert_eq!(world.value("AWSCURRENT"), Some(by_hand), "{}", world.story());
             // What the list shows of that id is another key's end.

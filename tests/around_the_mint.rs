@@ -20,12 +20,6 @@ fn labels_of(world: &World, version: &str) -> String {
     world.aws("DescribeSecret", json!({"SecretId": world.arn})).unwrap()["VersionIdsToStages"][version].to_string()
 }
 
-/// Somebody else's key on the account, made by hand.
-fn made_by_hand(world: &World, expires_in: Duration) -> String {
-    let now = world.emulator.clock().now();
-    world.emulator.with_kosli(|kosli| kosli.add_key(ORG, ACCOUNT, DESCRIPTION, now, Some(now + expires_in))).0
-}
-
 /// The three ways in which nothing but the key is in the value.
 const WITHOUT_ID: [Shape; 3] = [Shape::WithoutId, Shape::ApiKeyAlone, Shape::Plain];
 
@@ -657,7 +651,7 @@ fn a_stranger_that_is_made_between_two_mints_is_left_alone() {
         let world = testbed.world(&Setting::default());
         let rotation = world.begin_rotation(&second()).unwrap();
         world.rule("rotate#1=drop-after");
-        let by_hand = made_by_hand(&world, DAY * 90);
+        let by_hand = world.made_by_hand(ACCOUNT).id;
         world.complete(&rotation, ONCE).await;
         assert!(world.lives(&by_hand), "{}", world.story());
     });

@@ -4,13 +4,10 @@
 
 use std::time::Duration;
 
-use emulator::kosli::{Key, ListInGrace, Switches};
+use emulator::kosli::{ListInGrace, Switches};
 use emulator::rotation::Event;
 use serde_json::{Value, json};
-use testbed::{
-    ACCOUNT, DAY, DESCRIPTION, HOUR, ONCE, ORG, RETRIES, Setting, Shape, Testbed, World, aws, done, refused, second,
-    token,
-};
+use testbed::{ACCOUNT, DAY, HOUR, ONCE, RETRIES, Setting, Shape, Testbed, World, aws, done, refused, second, token};
 
 const EVERY_LIST: [ListInGrace; 3] = [ListInGrace::OwnExpiry, ListInGrace::EndOfGrace, ListInGrace::Hidden];
 
@@ -19,25 +16,6 @@ fn edit(world: &World, number: usize) {
     let mut value: Value = serde_json::from_str(&world.value("AWSCURRENT").unwrap()).unwrap();
     value["note"] = number.into();
     world.put(&value.to_string(), &token("hand", number));
-}
-
-fn made_by_hand(world: &World) -> Key {
-    let now = world.emulator.clock().now();
-    let expires = Some(now + DAY * 90);
-    world.kosli_key(&world.emulator.with_kosli(|kosli| kosli.add_key(ORG, ACCOUNT, DESCRIPTION, now, expires)).0)
-}
-
-fn move_current(world: &World, from: &str, to: &str) {
-    let body = json!({"SecretId": world.arn, "VersionStage": "AWSCURRENT", "MoveToVersionId": to, "RemoveFromVersionId": from});
-    world.aws("UpdateSecretVersionStage", body).unwrap();
-}
-
-fn label(world: &World, id: &str, version: &str) -> Result<Value, String> {
-    let stage = format!("kosli-key-id:{id}");
-    world.aws(
-        "UpdateSecretVersionStage",
-        json!({"SecretId": world.arn, "VersionStage": stage, "MoveToVersionId": version}),
-    )
 }
 
 async fn report(world: &World) -> Value {
@@ -59,7 +37,7 @@ fn the_successor_of_a_key_that_was_rolled_back_to_is_not_revoked() {
             refused(world.step(&rotation, "finishSecret").await, "CleanUpIncomplete");
             world.emulator.faults().clear();
             let successor = world.key("AWSCURRENT").unwrap();
-            move_current(&world, &token("turn", 1), &token("turn", 0));
+            world.move_label("AWSCURRENT", &token("turn", 0), Some(&token("turn", 1)));
             world.clear_pending(&token("turn", 1));
             world.advance(HOUR);
             let event = json!({"Step": "finishSecret", "SecretId": world.arn, "ClientRequestToken": token("turn", 0)});
@@ -81,11 +59,7 @@ fn the_old_key_is_revoked_though_a_field_was_edited_meanwhile() {
                 let world = testbed.world(&Setting { revoke_immediately: true, switches, ..Setting::default() });
                 let rotation = world.until_finish(&second()).await;
                 world.advance(HOUR);
-                let edited = world.edited();
-                let put = json!({"SecretId": world.arn, "SecretString": edited, "ClientRequestToken": token("hand", 0),
-                                 "VersionStages": ["by-hand"]});
-                world.aws("PutSecretValue", put).unwrap();
-                move_current(&world, &token("first", 0), &token("hand", 0));
+                world.put_current(&world.edited(), &token("hand", 0));
                 if let Some(rule) = rule {
                     world.rule(rule);
                     let _ = world.step(&rotation, "finishSecret").await;
@@ -124,11 +98,11 @@ fn a_key_that_was_put_in_and_taken_back_is_not_revoked() {
     Testbed::run(async |testbed| {
         let world = testbed.world(&Setting { revoke_immediately: true, ..Setting::default() });
         world.rotate_completely(&second()).await;
-        let key = made_by_hand(&world);
+        let key = world.made_by_hand(ACCOUNT);
         world.advance(HOUR);
         world.put(&world.with_key(&key), &token("hand", 0));
         world.advance(HOUR);
-        move_current(&world, &token("hand", 0), &second());
+        world.move_label("AWSCURRENT", &second(), Some(&token("hand", 0)));
         let event = json!({"Step": "finishSecret", "SecretId": world.arn, "ClientRequestToken": second()});
         let answer = world.invoke(0, &event).await;
         assert!(world.lives(&key.id), "{answer:?}");
@@ -160,7 +134,7 @@ fn a_roll_back_to_an_edit_leaves_the_key_its_id() {
         world.advance(DAY * 10);
         edit(&world, 1);
         world.rotate_completely(&token("turn", 1)).await;
-        move_current(&world, &token("turn", 1), &token("hand", 1));
+        world.move_label("AWSCURRENT", &token("hand", 1), Some(&token("turn", 1)));
         let rotation = world.begin_rotation(&token("turn", 2)).unwrap();
         done(world.step(&rotation, "createSecret").await);
     });
@@ -178,7 +152,9 @@ fn the_command_of_key_id_unknown_can_be_run() {
         let rotation = world.begin_rotation(&token("turn", 1)).unwrap();
         if let Err(error) = world.step(&rotation, "createSecret").await {
             let names_the_other = error.error_message.contains("--remove-from-version-id");
-            let attached = label(&world, &id, &token("hand", 2));
+            let body = json!({"SecretId": world.arn, "VersionStage": format!("kosli-key-id:{id}"),
+                              "MoveToVersionId": token("hand", 2)});
+            let attached = world.aws("UpdateSecretVersionStage", body);
             assert!(names_the_other || attached.is_ok(), "{attached:?}");
         }
     });
@@ -211,7 +187,7 @@ fn two_labels_with_ids_on_the_current_version_are_not_guessed_between() {
         for number in 0..3 {
             let world = testbed.world(&Setting { shape: Shape::WithoutId, ..Setting::default() });
             for id in [&world.strangers[number], &world.first_key] {
-                label(&world, id, &token("first", 0)).unwrap();
+                world.move_label(&format!("kosli-key-id:{id}"), &token("first", 0), None);
             }
             let rotation = world.begin_rotation(&second()).unwrap();
             let _ = world.step(&rotation, "createSecret").await;

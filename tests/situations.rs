@@ -6,7 +6,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use emulator::kosli::{GetInGrace, Key, ListInGrace, MintedBy, Role, RotateInGrace, SuccessorId, Switches};
+use emulator::kosli::{GetInGrace, ListInGrace, MintedBy, Role, RotateInGrace, SuccessorId, Switches};
 use emulator::rotation::{Event, step_event};
 use emulator::secrets_manager::{RotationRequest, TestedVersion};
 use kosli_key_rotation::marker::WINDOW;
@@ -53,22 +53,13 @@ fn current_id(world: &World) -> String {
     world.key("AWSCURRENT").unwrap().id
 }
 
-/// A key that a person makes in Kosli.
-fn made_by_hand(world: &World, account: &str) -> Key {
-    let now = world.emulator.clock().now();
-    let (id, _) =
-        world.emulator.with_kosli(|kosli| kosli.add_key(ORG, account, DESCRIPTION, now, Some(now + DAY * 90)));
-    world.kosli_key(&id)
-}
-
 fn revoke_by_hand(world: &World, id: &str) {
     assert!(world.emulator.with_kosli(|kosli| kosli.revoke_key(id)), "{id} is dead already");
 }
 
 /// What the error for an unknown key id asks for, where the value has no field for it.
 fn attach_key_id(world: &World, id: &str, version: &str) {
-    let body = json!({"SecretId": world.arn, "VersionStage": format!("{LABEL}{id}"), "MoveToVersionId": version});
-    world.aws("UpdateSecretVersionStage", body).unwrap();
+    world.move_label(&format!("{LABEL}{id}"), version, None);
 }
 
 /// From here on the current key is known to be dead, until the rotation heals it.
@@ -201,7 +192,7 @@ fn the_first_rotation_without_a_key_id_takes_the_only_key() {
                 world.rotate_completely(&turn(0)).await;
                 assert_eq!(world.minted()[0].minted_by, MintedBy::Rotate { of: world.first_key.clone() });
                 // From here on the label says it, however many keys there are.
-                made_by_hand(&world, ACCOUNT);
+                world.made_by_hand(ACCOUNT);
                 world.rotate_completely(&turn(1)).await;
             }
         }
@@ -213,7 +204,7 @@ fn the_first_rotation_without_a_key_id_lists_the_candidates_where_there_are_seve
     Testbed::run(async |testbed| {
         let world = testbed.world(&Setting { shape: Shape::Plain, strangers: false, ..Setting::default() });
         world.untag("kosli:key-id");
-        let other = made_by_hand(&world, ACCOUNT);
+        let other = world.made_by_hand(ACCOUNT);
         let rotation = world.begin_rotation(&turn(0)).unwrap();
         let message = refused(world.step(&rotation, "createSecret").await, "KeyIdUnknown");
         for part in [world.first_key.as_str(), &other.id, DESCRIPTION, "never used", "kosli:key-id"] {
@@ -254,7 +245,7 @@ fn a_value_stored_by_hand_without_a_label_is_never_taken_for_another_key() {
             let world = testbed.world(&Setting { shape, strangers: false, ..Setting::default() });
             world.rotate_completely(&turn(0)).await;
             let rotated = current_id(&world);
-            let by_hand = made_by_hand(&world, ACCOUNT);
+            let by_hand = world.made_by_hand(ACCOUNT);
             let old = world.value("AWSCURRENT").unwrap();
             world.put(&old.replace(&key_in(&old).unwrap(), &by_hand.value), &token("hand", 0));
 
@@ -283,7 +274,7 @@ fn a_tag_for_the_key_before_is_never_taken_for_the_key_that_was_stored_by_hand()
         for shape in [Shape::Plain, Shape::WithoutId] {
             // Before the first rotation: the tag names the first key, and then another key is stored.
             let world = testbed.world(&Setting { shape, strangers: false, ..Setting::default() });
-            let by_hand = made_by_hand(&world, ACCOUNT);
+            let by_hand = world.made_by_hand(ACCOUNT);
             let first = world.value("AWSCURRENT").unwrap();
             world.put(&first.replace(&key_in(&first).unwrap(), &by_hand.value), &token("hand", 0));
             let rotation = world.begin_rotation(&turn(0)).unwrap();
@@ -464,7 +455,7 @@ fn a_key_that_was_revoked_by_hand_needs_a_person_where_there_is_no_admin_key() {
         }
         assert!(world.minted().is_empty());
         // The steps, done by hand.
-        let by_hand = made_by_hand(&world, ACCOUNT);
+        let by_hand = world.made_by_hand(ACCOUNT);
         world.put(&world.with_key(&by_hand), &token("hand", 0));
         current_may_be_dead(&world, false);
         world.rotate_completely(&turn(1)).await;
@@ -589,7 +580,7 @@ fn a_dead_admin_key_stops_the_rotation_and_the_secrets_own_key_does_not_stand_in
             assert_eq!(world.count(&["rotate", "create", "revoke"]), 0);
             world.assert_kept();
             // A new admin key in its secret is used by the very next attempt.
-            let admin = made_by_hand(&world, "platform");
+            let admin = world.made_by_hand("platform");
             let body =
                 json!({"SecretId": ADMIN_SECRET, "SecretString": admin.value, "ClientRequestToken": token("admin", 1)});
             world.aws("PutSecretValue", body).unwrap();
@@ -598,12 +589,6 @@ fn a_dead_admin_key_stops_the_rotation_and_the_secrets_own_key_does_not_stand_in
             world.assert_completed();
         }
     });
-}
-
-/// `AWSCURRENT` goes back to the version before, as a person moves it.
-fn roll_back(world: &World, from: &str, to: &str) {
-    let body = json!({"SecretId": world.arn, "VersionStage": "AWSCURRENT", "MoveToVersionId": to, "RemoveFromVersionId": from});
-    world.aws("UpdateSecretVersionStage", body).unwrap();
 }
 
 #[test]
@@ -627,7 +612,7 @@ fn a_current_label_that_was_rolled_back_within_the_grace_period() {
                 world.advance(DAY);
                 world.rotate_completely(&turn(1)).await;
                 let rolled_back = current_id(&world);
-                roll_back(&world, &turn(1), &turn(0));
+                world.move_label("AWSCURRENT", &turn(0), Some(&turn(1)));
                 let rotation = world.begin_rotation(&turn(2)).unwrap();
                 let Some(how) = expected else {
                     // Hidden and refused: the error names both causes, and nothing is minted.
@@ -663,7 +648,7 @@ fn a_current_label_that_was_rolled_back_to_a_dead_key() {
                 }
                 let rolled_back = current_id(&world);
                 current_may_be_dead(&world, true);
-                roll_back(&world, &turn(1), &turn(0));
+                world.move_label("AWSCURRENT", &turn(0), Some(&turn(1)));
                 assert_eq!(world.rotate(&turn(2), ONCE).await, Event::Succeeded, "{}", world.story());
                 current_may_be_dead(&world, false);
                 world.assert_kept();
@@ -681,7 +666,7 @@ fn a_current_label_that_was_rolled_back_to_a_version_whose_key_id_only_the_tag_n
     Testbed::run(async |testbed| {
         let world = testbed.world(&Setting { shape: Shape::Plain, ..Setting::default() });
         world.rotate_completely(&turn(0)).await;
-        roll_back(&world, &turn(0), &token("first", 0));
+        world.move_label("AWSCURRENT", &token("first", 0), Some(&turn(0)));
         // The tag is stale since the first rotation, before which the version got a label.
         let rotation = world.begin_rotation(&turn(1)).unwrap();
         assert_eq!(world.drive(&rotation, ONCE).await, Event::Succeeded, "{}", world.story());
@@ -913,7 +898,7 @@ fn an_admin_secret_that_is_lost_after_the_mint_does_not_block_the_promotion() {
 fn a_stale_tag_is_not_believed_where_a_field_was_edited_meanwhile() {
     Testbed::run(async |testbed| {
         let world = testbed.world(&Setting { shape: Shape::WithoutId, strangers: false, ..Setting::default() });
-        let by_hand = made_by_hand(&world, ACCOUNT);
+        let by_hand = world.made_by_hand(ACCOUNT);
         let first = world.value("AWSCURRENT").unwrap();
         let second = first.replace(&key_in(&first).unwrap(), &by_hand.value);
         world.put(&second, &token("hand", 0));
