@@ -386,10 +386,16 @@ impl CleanUp<'_> {
             return Ok(());
         }
         // In a rotation the new version is the younger one. Otherwise a person has written the other: with the key that was replaced in it,
-        // which is older than its successor or hidden in its grace period; or with another, or has gone back from it.
+        // which the promotion has looked into, and which is older than its successor or hidden in its grace period; or with another, or
+        // has gone back from it. Where the step comes again, the mark alone proves which version was replaced.
+        let marks = Marks::of(&self.view.description.arn, replaced, None);
         let was_replaced = |listing: &Listing| {
-            let made = |key: &Credential| Some(listing.entry(key.key_id.as_ref())?.created_at);
-            made(replaced).is_none_or(|old| made(new).is_some_and(|new| old < new))
+            let entry = |key: &Credential| listing.entry(key.key_id.as_ref());
+            match (entry(replaced), entry(new)) {
+                (None, _) if self.moved => true,
+                (Some(old), Some(new)) if self.moved => old.created_at < new.created_at,
+                (_, new) => new.is_some_and(|new| marks.carried_by(new).is_some()),
+            }
         };
         if replaced.created > new.created && !listing.is_some_and(was_replaced) {
             self.answer.warnings.push(format!(
