@@ -278,8 +278,11 @@ async fn learn_from_labels(
     description: &Description,
     current: &mut Credential,
 ) -> Result<(), RotationError> {
-    let has_id = |labels: &[String]| labels.iter().any(|label| label.starts_with(KEY_ID_LABEL));
-    for (version, _) in description.versions.iter().filter(|(_, labels)| has_id(labels)) {
+    // The version under AWSPREVIOUS has been read by now.
+    let is_further_back = |labels: &[String]| {
+        labels.iter().any(|label| label.starts_with(KEY_ID_LABEL)) && labels.iter().all(|label| label != PREVIOUS)
+    };
+    for (version, _) in description.versions.iter().filter(|(_, labels)| is_further_back(labels)) {
         if current.key_id.is_some() {
             break;
         }
