@@ -161,7 +161,7 @@ impl fmt::Display for Change {
 
 /// When the key under `AWSCURRENT` dies, and how that is known.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Death {
+pub enum Death {
     /// This invocation has begun its grace period, or sees that it was begun.
     Known(SystemTime),
     /// Worked out from the age of the pending version.
@@ -197,8 +197,8 @@ impl RotationError {
 
     /// The same error, with the instant at which the key under `AWSCURRENT` dies (promise I7).
     #[must_use]
-    pub fn current_key_dies(mut self, at: Option<SystemTime>) -> Self {
-        self.current_key_dies = self.current_key_dies.or(at.map(Death::Known));
+    pub fn current_key_dies(mut self, death: Option<Death>) -> Self {
+        self.current_key_dies = self.current_key_dies.or(death);
         self
     }
 

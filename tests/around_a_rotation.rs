@@ -199,6 +199,10 @@ fn a_version_that_was_current_before_is_not_promoted_again_over_a_key_that_works
             // Where the list hides or does not say it, the pending version's age does: it replaced this very key.
             let dies = world.kosli_key(&world.first_key).grace_ends_at.unwrap();
             assert!(message.contains("works until") && message.contains(&rfc3339(dies)), "{message}");
+            // Nor does it need a list.
+            world.rule("list=error-before:403");
+            let message = refused(world.step(&rotation, "finishSecret").await, "PendingSuperseded");
+            assert!(message.contains("works until about") && message.contains(&rfc3339(dies)), "{message}");
             assert_eq!(world.key("AWSCURRENT").unwrap().id, world.first_key);
             world.assert_kept();
         }
@@ -393,6 +397,39 @@ fn a_late_step_of_a_version_that_was_cleared_says_until_when_the_current_key_wor
                 }
             }
         }
+    });
+}
+
+/// The same, where nothing says any more whose the keys are: the account was in a tag. The version's age is enough.
+#[test]
+fn a_late_step_says_until_when_the_current_key_works_though_no_account_is_named() {
+    Testbed::run(async |testbed| {
+        for account in [None, Some("not a name")] {
+            let world = testbed.world(&Setting { shape: Shape::Plain, ..Setting::default() });
+            let rotation = world.until_finish(&second()).await;
+            world.clear_pending(&second());
+            let dies = rfc3339(world.kosli_key(&world.first_key).grace_ends_at.unwrap());
+            match account {
+                None => world.untag("kosli:service-account"),
+                Some(name) => world.tag("kosli:service-account", name),
+            }
+            assert_every_step_says(&world, &rotation, &dies).await;
+        }
+    });
+}
+
+/// In self-rotation the account's keys are listed with the key of the late step's version; where that is dead, with the current one.
+#[test]
+fn a_late_step_whose_own_key_is_dead_lists_with_the_current_one() {
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting { admin: false, revoke_immediately: true, ..Setting::default() });
+        let rotation = world.until_finish(&second()).await;
+        done(world.step(&rotation, "finishSecret").await);
+        world.rotate_completely(&token("third", 0)).await;
+        let current = world.key("AWSCURRENT").unwrap().id;
+        world.until_finish(&token("fourth", 0)).await;
+        let dies = rfc3339(world.kosli_key(&current).grace_ends_at.unwrap());
+        assert_every_step_says(&world, &rotation, &dies).await;
     });
 }
 

@@ -12,7 +12,7 @@ use super::promotion::{self, Facts, Seen};
 use super::session::Authority;
 use crate::by_hand;
 use crate::config::{Policy, RevokeOldKey};
-use crate::error::{Change, ErrorKind, RotationError};
+use crate::error::{Change, Death, ErrorKind, RotationError};
 use crate::event::VersionId;
 use crate::identity::{ClaimedKeyId, KeyId};
 use crate::kosli::{Acceptance, KosliError, Listing};
@@ -235,7 +235,7 @@ impl CleanUp<'_> {
             None => Ok(()),
             Some(dying) => {
                 let error = promoted_key_dying(session.secret, &dying.to_string());
-                Err(error.current_key_dies(Some(dying.ends())))
+                Err(error.current_key_dies(Some(Death::Known(dying.ends()))))
             }
         }
     }

@@ -18,7 +18,7 @@ use crate::api_key::ApiKey;
 use crate::by_hand;
 use crate::clock::rfc3339;
 use crate::config::unknown_tags;
-use crate::error::{ErrorKind, RotationError};
+use crate::error::{Death, ErrorKind, RotationError};
 use crate::event::{SecretId, VersionId};
 use crate::identity::{Account, ClaimedKeyId, KeyId};
 use crate::kosli::{Acceptance, Listing};
@@ -55,7 +55,7 @@ pub(super) async fn create_secret(invocation: &Invocation<'_>) -> Result<StepAns
     if is_over(error.kind()) {
         return Err(error);
     }
-    let error = with_death(error.current_key_dies(course.tried.current_key_dies));
+    let error = with_death(error.current_key_dies(course.tried.current_key_dies.map(Death::Known)));
     // Before anything was listed: an execution before this one may have minted the current key's successor.
     let asked = course.listed || error.names_death() || error.kind() == ErrorKind::SecretsManagerUnavailable;
     Err(if asked { error } else { invocation.naming_death(error, &description).await })
@@ -323,7 +323,7 @@ async fn already_created(
     pending.same_account_as(current, [PENDING, CURRENT])?;
     if let Some((id, dies)) = pending.key_id.as_ref().and_then(|id| tried.rotated_at(id)) {
         let (secret, version_id) = (invocation.session.secret, invocation.version_id());
-        return Err(pending_key_dying(secret, version_id, id.as_str(), &rotated_here(dies)));
+        return Err(pending_key_dying(secret, version_id, Some(id), &rotated_here(dies)));
     }
     if pending.key().same(current.key()) {
         return Err(pending_is_current(invocation.session.secret, invocation.version_id()));

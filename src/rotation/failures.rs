@@ -11,7 +11,7 @@ use crate::by_hand;
 use crate::config::Policy;
 use crate::error::{Change, ErrorKind, RotationError};
 use crate::event::{SecretId, VersionId};
-use crate::identity::Account;
+use crate::identity::{Account, KeyId};
 use crate::kosli::KosliError;
 use crate::secrets_manager::{PENDING, SecretsManagerError, Version};
 
@@ -267,10 +267,16 @@ pub(super) fn pending_dead(secret: &SecretId, version_id: &VersionId) -> Rotatio
 }
 
 /// The pending version's key is in a grace period.
-pub(super) fn pending_key_dying(secret: &SecretId, version_id: &VersionId, key: &str, how: &str) -> RotationError {
+pub(super) fn pending_key_dying(
+    secret: &SecretId,
+    version_id: &VersionId,
+    id: Option<&KeyId>,
+    how: &str,
+) -> RotationError {
+    let key = id.map_or_else(String::new, |id| format!(" {id}"));
     RotationError::before_any_change(
         ErrorKind::PendingKeyDying,
-        format!("The key {key} under AWSPENDING works and is dying: {how}. A reader of it would be refused soon."),
+        format!("The key{key} under AWSPENDING works and is dying: {how}. A reader of it would be refused soon."),
         format!("{} {TRY_AGAIN_AFTERWARDS}", begin_again(secret, version_id)),
     )
 }
@@ -286,14 +292,17 @@ pub(super) fn promoted_key_dying(secret: &SecretId, how: &str) -> RotationError 
 }
 
 /// Another key than the one that the pending version replaces is current, and it works.
-pub(super) fn pending_superseded(secret: &SecretId, version_id: &VersionId, key: &str) -> RotationError {
+pub(super) fn pending_superseded(secret: &SecretId, version_id: &VersionId, id: Option<&KeyId>) -> RotationError {
+    let key = id.map_or_else(
+        || "The key that the pending version holds".to_owned(),
+        |id| format!("The key {id}, which the pending version holds,"),
+    );
     RotationError::before_any_change(
         ErrorKind::PendingSuperseded,
         "The secret was changed while it was rotated: the version under AWSCURRENT holds another key than the one that \
              the version under AWSPENDING was made to replace, and Kosli accepts it. This rotation does not overwrite it.",
         format!(
-            "To keep the key under AWSCURRENT: {} The key {key}, which the pending version holds, then lives on, and no \
-             rotation ends it: revoke it in Kosli once it is not used any more. {TRY_AGAIN_AFTERWARDS}",
+            "To keep the key under AWSCURRENT: {} {key} then lives on, and no rotation ends it: revoke it in Kosli once it is not used any more. {TRY_AGAIN_AFTERWARDS}",
             begin_again(secret, version_id)
         ),
     )

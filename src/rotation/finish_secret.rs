@@ -207,10 +207,10 @@ async fn look_again(
 /// Why nothing is promoted, in words.
 fn stopped(invocation: &Invocation<'_>, pending: Option<&KeyEntry>, stop: &Stop) -> RotationError {
     let (secret, version_id) = (invocation.session.secret, invocation.version_id());
-    let id = pending.map_or_else(|| "(unknown id)".to_owned(), |key| key.id.to_string());
+    let id = pending.map(|key| &key.id);
     match stop {
-        Stop::Dying(dying) => pending_key_dying(secret, version_id, &id, &dying.to_string()),
-        Stop::Superseded { ends } => pending_superseded(secret, version_id, &id).current_key_dies(*ends),
+        Stop::Dying(dying) => pending_key_dying(secret, version_id, id, &dying.to_string()),
+        Stop::Superseded { ends } => pending_superseded(secret, version_id, id).current_key_dies(*ends),
     }
 }
 

@@ -6,10 +6,11 @@ use std::time::SystemTime;
 use super::credential::{Credential, is_in_place};
 use super::failures::{Role, estimated_death};
 use super::marks::Marks;
-use super::session::Session;
+use super::session::{AdminKey, Authority, Session};
 use crate::by_hand;
 use crate::clock::rfc3339;
 use crate::config::Policy;
+use crate::document::Document;
 use crate::error::RotationError;
 use crate::identity::{Account, KeyId};
 use crate::kosli::KeyEntry;
@@ -28,12 +29,12 @@ pub(super) struct LeftBehind {
 struct Seen<'a> {
     description: &'a Description,
     /// The versions under `AWSCURRENT` and `AWSPREVIOUS`.
-    current: Credential,
-    previous: Option<Credential>,
+    current: Version,
+    previous: Option<Version>,
     /// The event's version, where it has a value.
-    version: Option<Credential>,
-    /// The account's keys; `None`: they could not be listed.
-    keys: Option<Vec<KeyEntry>>,
+    version: Option<&'a Version>,
+    /// The account's keys; empty: they could not be listed.
+    keys: Vec<KeyEntry>,
     policy: Policy,
 }
 
@@ -49,50 +50,80 @@ pub(super) async fn left_behind(
         session.read(Which::Label(PREVIOUS)),
         session.admin_key(true)
     );
-    let parse = |version: &Version| Credential::parse(version, description, CURRENT).ok();
-    let labelled = |read: Result<Option<Version>, RotationError>| read.ok().flatten().as_ref().and_then(parse);
-    let Some(current) = labelled(current) else { return LeftBehind::default() };
-    let version = version.and_then(parse);
-    let keys = match (session.permit(&current.account), admin) {
-        (Ok(()), Ok(admin)) => {
-            let (own, role) = match &version {
-                Some(version) => (version.key(), Role::New),
-                None => (current.key(), Role::Current),
-            };
-            let listing = session.list(&current.account, &session.authority(admin, own, role)).await;
-            listing.ok().map(|listing| listing.keys)
-        }
-        _ => None,
+    let Ok(Some(current)) = current else { return LeftBehind::default() };
+    let keys = match admin {
+        Ok(admin) => list(session, description, &current, version, admin).await,
+        Err(_) => None,
     };
-    decide(&Seen { description, current, previous: labelled(previous), version, keys, policy })
+    let (previous, keys) = (previous.ok().flatten(), keys.unwrap_or_default());
+    decide(&Seen { description, current, previous, version, keys, policy })
+}
+
+/// The account's keys, listed with the admin key; or with the key of the event's version, which has all its rights, and with the current
+/// one where that is dead.
+async fn list(
+    session: &Session<'_>,
+    description: &Description,
+    current: &Version,
+    version: Option<&Version>,
+    admin: Option<AdminKey>,
+) -> Option<Vec<KeyEntry>> {
+    let current = parse(current, description)?;
+    session.permit(&current.account).ok()?;
+    let own = |key: &Credential, role| Authority { key: key.key().clone(), role };
+    let authorities = match admin {
+        Some(admin) => vec![session.authority(Some(admin), current.key(), Role::Current)],
+        None => {
+            let new = version.and_then(|version| parse(version, description));
+            new.iter().map(|new| own(new, Role::New)).chain([own(&current, Role::Current)]).collect()
+        }
+    };
+    for authority in &authorities {
+        if let Ok(listing) = session.list(&current.account, authority).await {
+            return Some(listing.keys);
+        }
+    }
+    None
+}
+
+/// A version that does not parse, or of which nothing says whose it is, tells nothing of the account's keys.
+fn parse(version: &Version, description: &Description) -> Option<Credential> {
+    Credential::parse(version, description, CURRENT).ok()
 }
 
 /// The account's keys tell when the current key dies; or, where they cannot be had or do not show it, the age of the event's version,
 /// if that was made to replace it.
 fn decide(seen: &Seen<'_>) -> LeftBehind {
     let Seen { description, current, previous, version, keys, policy } = seen;
-    let marks = Marks::of(&description.arn, current, previous.as_ref());
-    let keys = keys.as_deref().unwrap_or_default();
-    // A version with the current key itself is no rotation's: nothing was minted for it.
-    let version = version.as_ref().filter(|version| !version.key().same(current.key()));
-    // It was current when the successor was stored; or a person has edited a field since.
-    let edited = previous.as_ref().is_some_and(|previous| previous.key().same(current.key()));
-    let by_age = version.filter(|version| current.created < version.created || edited);
+    let by_age = version.filter(|version| is_successor(version, current, previous.as_ref()));
     let by_age = by_age.map(|version| estimated_death(version.created, *policy));
+    let parse = |version: &Version| parse(version, description);
+    let Some(current) = parse(current) else { return LeftBehind { dies: by_age, key: None } };
+    let (previous, version) = (previous.as_ref().and_then(parse), version.and_then(parse));
+    let marks = Marks::of(&description.arn, &current, previous.as_ref());
     let unheld = version.filter(|version| {
-        let held_by_previous = previous.as_ref().is_some_and(|previous| previous.key().same(version.key()));
-        !held_by_previous && !is_in_place(description, &version.version)
+        let held = [Some(&current), previous.as_ref()].into_iter().flatten().any(|held| held.key().same(version.key()));
+        !held && !is_in_place(description, &version.version)
     });
     LeftBehind {
         dies: marks.death(keys, current.key_id.as_ref(), policy.grace()).or(by_age),
         key: unheld.and_then(|version| {
             let entry = keys.iter().find(|key| key.is(version.key_id.as_ref()))?;
             // One that was rotated in its turn ends with its grace period.
-            let successors = Marks::of(&description.arn, version, None);
+            let successors = Marks::of(&description.arn, &version, None);
             let rotated = successors.death(keys, version.key_id.as_ref(), policy.grace()).is_some();
             (!rotated).then(|| (entry.id.clone(), version.account.clone()))
         }),
     }
+}
+
+/// Whether a version was made to replace the current key: it has another one, and was stored while this one was current, or before a
+/// person edited a field since. Its key is enough for that, whoever it belongs to.
+fn is_successor(version: &Version, current: &Version, previous: Option<&Version>) -> bool {
+    let key = |version: &Version| Some(Document::parse(version.value.clone()?).ok()?.key().clone());
+    let (Some(new), Some(old)) = (key(version), key(current)) else { return false };
+    let edited = || previous.and_then(key).is_some_and(|previous| previous.same(&old));
+    !new.same(&old) && (current.created < version.created || edited())
 }
 
 impl LeftBehind {
@@ -154,16 +185,15 @@ mod tests {
     }
 
     /// A version that was made so many seconds after `v1`, with a key.
-    fn credential(version: &str, later: u64, key: &str) -> Credential {
+    fn version(version: &str, later: u64, key: &str) -> Version {
         let value = format!(r#"{{"api_key":"made-up-{key}","org":"acme","service_account":"ci","key_id":"{key}"}}"#);
-        let version = Version {
+        Version {
             arn: ARN.to_owned(),
             id: VersionId::trusted(version),
             labels: Vec::new(),
             created: at(CREATED + later),
             value: Some(value.into()),
-        };
-        Credential::parse(&version, &described(""), CURRENT).expect("a credential")
+        }
     }
 
     /// A key that was minted so many seconds after `v1`, with the mark of a version.
@@ -184,7 +214,7 @@ mod tests {
     fn what_is_left_behind() {
         let k1 = || marked("k1", "v0", 0);
         let k2 = || marked("k2", "v1", 90);
-        let v2 = || Some(credential("v2", 100, "k2"));
+        let v2 = || Some(version("v2", 100, "k2"));
         for (what, current, previous, version, labels, keys, dies, key) in [
             ("it was cleared", ("v1", 0, "k1"), None, v2(), "", Some(vec![k1(), k2()]), Some(90), true),
             (
@@ -202,7 +232,7 @@ mod tests {
             ("no value", ("v1", 0, "k1"), None, None, "", Some(vec![k1(), k2()]), Some(90), false),
             ("no value and no list", ("v1", 0, "k1"), None, None, "", None, None, false),
             ("nothing was minted", ("v1", 0, "k1"), None, None, "", Some(vec![k1()]), None, false),
-            ("a copy", ("v1", 0, "k1"), None, Some(credential("v2", 100, "k1")), "", Some(vec![k1()]), None, false),
+            ("a copy", ("v1", 0, "k1"), None, Some(version("v2", 100, "k1")), "", Some(vec![k1()]), None, false),
             (
                 "a field was edited",
                 ("hand", 200, "k1"),
@@ -265,13 +295,13 @@ mod tests {
                 false,
             ),
         ] {
-            let of = |(version, later, key): (&str, u64, &str)| credential(version, later, key);
+            let of = |(version, later, key): (&str, u64, &str)| self::version(version, later, key);
             let found = decide(&Seen {
                 description: &described(labels),
                 current: of(current),
                 previous: previous.map(of),
-                version,
-                keys,
+                version: version.as_ref(),
+                keys: keys.unwrap_or_default(),
                 policy: Policy {
                     grace_period_hours: 1,
                     revoke_old_key: RevokeOldKey::AfterGracePeriod,

@@ -18,6 +18,7 @@ use std::time::{Duration, SystemTime};
 
 use super::marks::{HeldUnknown, Marks};
 use crate::clock::{from_epoch_seconds, rfc3339};
+use crate::error::Death;
 use crate::event::VersionId;
 use crate::identity::{ClaimedKeyId, KeyId};
 use crate::kosli::{Acceptance, KeyEntry, Listing};
@@ -130,8 +131,8 @@ pub(super) enum Stop {
     Dying(Dying),
     /// Another key than the one that was replaced is current, and Kosli accepts it.
     Superseded {
-        /// When the current key dies, as far as the list tells.
-        ends: Option<SystemTime>,
+        /// When the current key dies, as far as that is told.
+        ends: Option<Death>,
     },
 }
 
@@ -262,14 +263,17 @@ impl<'a> Seen<'a> {
     }
 
     /// When the current key dies, as far as the list tells: at an end that it shows; and a grace period after the pending key was made,
-    /// if that was made to replace it.
-    fn current_ends(&self) -> Option<SystemTime> {
+    /// if that was made to replace it. Where nothing shows what it replaces, it is the current version if that is the older one.
+    fn current_ends(&self) -> Option<Death> {
         let shown = self.current_entry().and_then(end_of);
         let listed =
             self.listing.into_iter().flat_map(|listing| listing.keys.iter()).filter(|key| key.is(self.pending.1));
         let successor = listed.chain(self.entry()).find(|entry| self.marked_version(entry) == Some(self.current.0));
         let grace_ends = successor.map(|entry| entry.created_at + self.grace);
-        shown.into_iter().chain(grace_ends).min()
+        let told = shown.into_iter().chain(grace_ends).min().map(Death::Known);
+        let (current, pending) = (self.current.2, self.pending.2);
+        let unmarked = self.entry().and_then(|entry| self.marked_version(entry)).is_none();
+        told.or((unmarked && current < pending).then_some(Death::Estimated(pending + self.grace)))
     }
 
     /// The labelled version whose mark a key carries, the current one before all others.
@@ -424,7 +428,8 @@ mod tests {
         let edited = || Some(KeyOf::Current);
         let other = |current_key| Facts { marked_version: Some(KeyOf::Other), current_key, ..Facts::default() };
         let note = |note: fn(Vec<String>) -> Note| Next::Promote(Some(note(vec!["note".to_owned()])));
-        let superseded = |ends: Option<u64>| Next::Stop(Stop::Superseded { ends: ends.map(|later| at(NOW + later)) });
+        let superseded =
+            |ends: Option<u64>| Next::Stop(Stop::Superseded { ends: ends.map(|later| Death::Known(at(NOW + later))) });
         let cases = [
             case("a clean rotation", vec![k1(), k2()], Facts::default(), clean()),
             case("not listed", vec![k1()], Facts::default(), Next::Ask(Fact::Entry)),
@@ -563,6 +568,27 @@ mod tests {
                     vec![k1(), key("k2", "v0", 0)],
                     Facts { current_key: Some(Acceptance::Accepted), ..Facts::default() },
                     superseded(Some(200 * DAY)),
+                )
+            },
+            Case {
+                was_current: true,
+                keys: None,
+                ..case(
+                    "it was current, and there is no list",
+                    vec![],
+                    Facts { current_key: Some(Acceptance::Accepted), ..Facts::default() },
+                    Next::Stop(Stop::Superseded { ends: Some(Death::Estimated(at(NOW + DAY))) }),
+                )
+            },
+            Case {
+                was_current: true,
+                is_younger: true,
+                keys: None,
+                ..case(
+                    "the same, and the current version is the younger one",
+                    vec![],
+                    Facts { current_key: Some(Acceptance::Accepted), ..Facts::default() },
+                    superseded(None),
                 )
             },
             // It cannot be told.
