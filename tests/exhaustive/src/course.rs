@@ -56,8 +56,6 @@ pub struct Course {
     versions: Rc<Cell<usize>>,
     /// Nobody can tell a dying key from its successor: Kosli has given both the same id, or shows no marks.
     pub is_blind: bool,
-    /// Whether a person has taken away what the function looks at the account's keys with.
-    pub cannot_look: Cell<bool>,
     /// The execution environment that other rotations run on.
     pub elsewhere: usize,
     last_error: RefCell<Option<FunctionError>>,
@@ -86,7 +84,6 @@ impl Course {
             begun: RefCell::default(),
             repairs: RefCell::default(),
             siblings: RefCell::default(),
-            cannot_look: Cell::new(false),
             versions: Rc::default(),
             elsewhere: 1,
             last_error: RefCell::default(),
@@ -156,10 +153,7 @@ impl Course {
         let dying = |key: &&Key| Some(&key.value) == current.as_ref() && key.is_in_grace_at(now) && since(key);
         let Some(dying) = emulator.with_kosli(|kosli| kosli.keys().find(dying).cloned()) else { return };
         let says_nothing = !error.error_type.starts_with("Runtime.") && !error.error_message.contains("works until");
-        if says_nothing
-            && !excused::cannot_look(self)
-            && !excused::nothing_tells_of_the_mint(self, &dying, event, calls)
-        {
+        if says_nothing && !excused::nothing_tells_of_the_mint(self, &dying, event, calls) {
             self.tell(&format!("this does not say that {} is dying, at {}: {error}", dying.id, event["Step"]));
             self.world.probe.report(format!("I7: {} does not say until when the current key works", error.error_type));
         }
@@ -361,7 +355,6 @@ impl Course {
         let any = !repairs.is_empty();
         for repair in repairs {
             repair(self);
-            self.cannot_look.set(false);
         }
         any
     }

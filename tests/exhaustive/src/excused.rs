@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use emulator::kosli::{
     CarriedOver, ExpiresAt, Key, ListInGrace, ListShape, MintedBy, RotateInGrace, SuccessorId, Switches,
 };
-use emulator::secrets_manager::Staleness;
+use emulator::secrets_manager::{Staleness, Version};
 use emulator::{Call, Emulator, Fault};
 use kosli_key_rotation::marker::Mark;
 use serde_json::Value;
@@ -64,11 +64,6 @@ static ONE_ID: Excuse = Excuse::new(
      has put in its grace period may be promoted, and a key that was lost cannot be named, and ends with the configured grace period \
      instead of the shortest. The next rotation makes it good: rotate again within the grace period.",
 );
-static CANNOT_LOOK: Excuse = Excuse::new(
-    "What a person takes away after a mint whose answer was lost, though the function needs it to look at the account's keys.",
-    "Without the admin key, or the tag that names the account, the list cannot be read, so the error names what is missing, and not \
-     the instant at which the current key dies. Once it is put right, the next attempt goes on.",
-);
 static LOST_KEY_HIDDEN: Excuse = Excuse::new(
     "A list of keys that is not whole, or that shows another expiry than was asked for.",
     "A lost key that the list does not show, or shows without its mark, is not found, and may stay. A warning says so: compare the \
@@ -104,14 +99,13 @@ static MARK_GONE: Excuse = Excuse::new(
 );
 
 /// Everything that is forgiven.
-pub static EXCUSED: [&Excuse; 14] = [
+pub static EXCUSED: [&Excuse; 13] = [
     &LABEL_MOVED,
     &DEAD_KEY_CURRENT,
     &REVOKED_BY_HAND,
     &REPLACED_BY_HAND,
     &LOSER_KILLED,
     &ONE_ID,
-    &CANNOT_LOOK,
     &LOST_KEY_HIDDEN,
     &OWN_KEY_MAY_NOT,
     &SAME_ATTEMPT,
@@ -249,20 +243,6 @@ pub fn ends_later(course: &Course, key: &Key) -> bool {
     key.grace_ends_at.is_some() && one_id(&course.world.setting.switches)
 }
 
-/// A person takes away what the function looks at the account's keys with, until it is put right.
-pub fn take_away(course: &Course) {
-    course.cannot_look.set(true);
-}
-
-/// Whether an error need not say until when the current key works: nothing but the list could tell.
-pub fn cannot_look(course: &Course) -> bool {
-    let cannot = course.cannot_look.get() && course.world.value("AWSPENDING").is_none();
-    if cannot {
-        CANNOT_LOOK.count();
-    }
-    cannot
-}
-
 /// A call was a rotation, and may have ended a key at once.
 pub fn rotated_again(emulator: &Emulator, probe: &Probe, call: &Call) {
     if call.operation != "rotate" {
@@ -287,7 +267,7 @@ pub fn nothing_tells_of_the_mint(course: &Course, dying: &Key, event: &Value, ca
     let nothing = !calls.iter().any(mints)
         && (!is_readable(calls, &["DescribeSecret", "GetSecretValue"])
             || !has_read_what_is_current(course, arn, calls)
-            || !(version_tells(course, dying, event) || list_tells(course, arn, dying, calls)));
+            || !(version_tells(course, dying, event, calls) || list_tells(course, arn, dying, calls)));
     if nothing {
         NOTHING_TELLS.count();
     }
@@ -316,18 +296,37 @@ fn has_read_what_is_current(course: &Course, arn: &str, calls: &[Call]) -> bool 
     read.is_none_or(|call| call.outcome.strip_prefix("VersionId=") == holder.as_deref())
 }
 
-/// Whether the event's version holds a key that was minted to replace the dying one: then its age tells.
-fn version_tells(course: &Course, dying: &Key, event: &Value) -> bool {
+/// Whether the step has seen the event's version hold a key that was minted to replace a version with the dying one: then its age tells.
+fn version_tells(course: &Course, dying: &Key, event: &Value, calls: &[Call]) -> bool {
     let (world, arn) = (&course.world, event["SecretId"].as_str().unwrap_or_default());
     let token = event["ClientRequestToken"].as_str().unwrap_or_default();
-    let stored = world.emulator.with_secrets_manager(|service| {
-        let secret = service.secret(arn)?;
-        key_in(secret.versions.iter().find(|version| version.id == token)?.text()?)
-    });
-    let rotated = MintedBy::Rotate { of: dying.id.clone() };
+    let of_version =
+        |call: &&Call| call.operation == "GetSecretValue" && call.detail.ends_with(&format!("VersionId={token}"));
+    if calls.iter().filter(of_version).next_back().is_some_and(|call| call.status == Some(400)) {
+        return false;
+    }
+    let stored =
+        world.emulator.with_secrets_manager(|service| key_in(service.secret(arn)?.versions.get(token)?.text()?));
+    let (rotated, marks) = (MintedBy::Rotate { of: dying.id.clone() }, marks_of(course, arn, |_| true, dying));
+    let replaces_it = |key: &Key| is_marked(key, &marks) || hides_lost_keys(&world.setting.switches);
     stored.is_some_and(|value| {
-        world.emulator.with_kosli(|kosli| kosli.keys().any(|key| key.value == value && key.minted_by == rotated))
+        let is_it = |key: &Key| key.value == value && key.minted_by == rotated && replaces_it(key);
+        world.emulator.with_kosli(|kosli| kosli.keys().any(is_it))
     })
+}
+
+/// The marks of the versions that hold a key, of those that count.
+fn marks_of(course: &Course, arn: &str, counts: impl Fn(&Version) -> bool, key: &Key) -> Vec<Mark> {
+    let holds = |version: &&Version| version.text().and_then(key_in).as_ref() == Some(&key.value);
+    course.world.emulator.with_secrets_manager(|service| {
+        let versions = service.secret(arn).into_iter().flat_map(|secret| secret.versions.iter());
+        let counting = versions.filter(holds).filter(|version| counts(version));
+        counting.map(|version| Mark::of(arn, &version_id(&version.id))).collect()
+    })
+}
+
+fn is_marked(key: &Key, marks: &[Mark]) -> bool {
+    expiry(key).is_some_and(|end| marks.iter().any(|mark| mark.attempt_in(end).is_some()))
 }
 
 /// Whether there is a key and an account to list with, and the list shows a key with the mark of a version that holds the dying one.
@@ -341,17 +340,15 @@ fn list_tells(course: &Course, arn: &str, dying: &Key, calls: &[Call]) -> bool {
     if looks_the_same || hides_lost_keys(switches) || !is_readable(calls, &["list"]) || !course.can_list(arn) {
         return false;
     }
-    let marks: Vec<Mark> = world.emulator.with_secrets_manager(|service| {
-        let versions =
-            ["AWSCURRENT", "AWSPREVIOUS"].into_iter().filter_map(|label| service.secret(arn)?.versions.labelled(label));
-        let same = versions.filter(|version| version.text().and_then(key_in).as_ref() == Some(&dying.value));
-        same.map(|version| Mark::of(arn, &version_id(&version.id))).collect()
-    });
+    let is_read = |version: &Version| ["AWSCURRENT", "AWSPREVIOUS"].iter().any(|label| version.stages.contains(*label));
+    let marks = marks_of(course, arn, is_read, dying);
     let is_hidden = |key: &Key| switches.list_in_grace == ListInGrace::Hidden && key.rotated_at.is_some();
-    let is_marked = |key: &Key| expiry(key).is_some_and(|end| marks.iter().any(|mark| mark.attempt_in(end).is_some()));
     world.emulator.with_kosli(|kosli| {
-        let listed = kosli.keys().filter(|key| key.account == ACCOUNT && key.is_live_at(now) && !is_hidden(key));
-        listed.into_iter().any(|key| key.minted_by != MintedBy::SetUp && key.value != dying.value && is_marked(key))
+        let live = kosli.keys().filter(|key| key.account == ACCOUNT && key.is_live_at(now) && !is_hidden(key));
+        // Of those that share an id, the newest.
+        let listed: BTreeMap<&str, &Key> = live.map(|key| (key.id.as_str(), key)).collect();
+        let tells = |key: &&Key| key.minted_by != MintedBy::SetUp && key.value != dying.value && is_marked(key, &marks);
+        listed.into_values().any(|key| tells(&key))
     })
 }
 

@@ -313,12 +313,10 @@ impl Happening {
         };
         match self {
             Self::AdminEmptied => {
-                excused::take_away(course);
                 put(course, "{}");
                 course.repairs.borrow_mut().push(restore);
             }
             Self::AdminCopies => {
-                excused::take_away(course);
                 put(course, &course.key_value("AWSCURRENT")?);
                 course.repairs.borrow_mut().push(restore);
             }
@@ -387,7 +385,6 @@ fn identity(course: &Course, key: &'static str, value: Option<&str>) -> Option<O
     let right = if key == "kosli:key-id" { world.first_key.clone() } else { ACCOUNT.to_owned() };
     // The key's id is wanted for the first version alone.
     if key != "kosli:key-id" {
-        excused::take_away(course);
         course.repairs.borrow_mut().push(Box::new(move |course| {
             course.tell(&format!("the tag {key} is put right"));
             course.world.tag(key, &right);
