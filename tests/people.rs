@@ -298,3 +298,41 @@ fn a_leak_without_an_outage_in_self_rotation() {
         assert!(!world.lives(&world.first_key));
     });
 }
+
+/// A person keeps a version in sight with a label of their own, abandons the rotation that was to replace it, and puts two keys in: neither
+/// AWSCURRENT nor AWSPREVIOUS is on it any more, and its mark still tells whose the abandoned key is.
+#[test]
+fn a_key_of_an_abandoned_rotation_is_named_as_long_as_a_label_of_a_persons_own_tells() {
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting::default());
+        world.move_label("keep", &token("first", 0), None);
+        world.until_finish(&second()).await;
+        let abandoned = world.key("AWSPENDING").unwrap().id;
+        for number in 0..2 {
+            let key = world.made_by_hand(ACCOUNT);
+            let value = json!({"api_key": key.value, "org": "acme", "service_account": ACCOUNT, "key_id": key.id});
+            world.put(&value.to_string(), &token("hand", number));
+        }
+        world.advance(HOUR * 2);
+        let orphans = |report: &Value| {
+            let checks = report["checks"].as_array().unwrap().iter();
+            checks.filter(|check| check["name"] == "orphans").map(ToString::to_string).collect::<String>()
+        };
+        let found = report(&world).await;
+        assert!(orphans(&found).contains(&abandoned), "{found}");
+        let rotation = world.until_finish(&token("third", 0)).await;
+        let answer = done(world.step(&rotation, "finishSecret").await);
+        assert!(answer["warnings"].to_string().contains(&abandoned), "{answer}");
+        assert!(world.lives(&abandoned), "it may be in use");
+        // Once the label is gone, nothing tells.
+        world
+            .aws(
+                "UpdateSecretVersionStage",
+                json!({"SecretId": world.arn, "VersionStage": "keep",
+                                                     "RemoveFromVersionId": token("first", 0)}),
+            )
+            .unwrap();
+        let found = report(&world).await;
+        assert!(!orphans(&found).contains(&abandoned), "{found}");
+    });
+}

@@ -7,7 +7,7 @@ use tracing::{info, warn};
 use super::credential::{Credential, is_in_place};
 use super::failures::{Role, estimated_death, promoted_key_dying, try_again};
 use super::invocation::{Invocation, OldKey, StepAnswer, View};
-use super::marks::{LeftOver, Marks, left_over};
+use super::marks::{LeftOver, Marks, left_over, of_others};
 use super::promotion::{self, Facts, Seen};
 use super::session::Authority;
 use crate::by_hand;
@@ -303,7 +303,9 @@ impl CleanUp<'_> {
         let known: Vec<ClaimedKeyId> =
             [&self.new.key_id, &self.replaced.key_id].into_iter().flatten().cloned().collect();
         // Which ids are held costs reads.
-        let suspects = left_over(&listing.keys, &versions, &known, &known);
+        let in_sight = [Some(self.new), Some(self.replaced), self.before].into_iter().flatten();
+        let others = of_others(&self.view.description, in_sight.map(|known| &known.version));
+        let suspects = left_over(&listing.keys, &versions, &others, &known, &known);
         if suspects == LeftOver::default() {
             return;
         }
@@ -316,7 +318,7 @@ impl CleanUp<'_> {
             }
             Err(error) => return failures.push(error),
         };
-        let found = left_over(&listing.keys, &versions, &held.at_any_time, &held.now);
+        let found = left_over(&listing.keys, &versions, &others, &held.at_any_time, &held.now);
         for id in &found.lost {
             match self.revoke(id, "lost").await {
                 Ok(true) => {

@@ -3,12 +3,13 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::credential::Credential;
+use super::credential::{Credential, is_in_place};
 use crate::clock::from_epoch_seconds;
 use crate::event::VersionId;
 use crate::identity::{ClaimedKeyId, KeyId};
 use crate::kosli::KeyEntry;
 use crate::marker::{Attempt, Mark};
+use crate::secrets_manager::Description;
 
 /// By how much Kosli's clock may be behind Secrets Manager's, when a key's creation is compared with a version's.
 pub(super) const CLOCK_TOLERANCE: Duration = Duration::from_secs(300);
@@ -124,11 +125,22 @@ pub(super) struct LeftOver {
     pub(super) in_use: Vec<KeyId>,
 }
 
-/// The rule of the sweep and of the report: what the replacement of these versions has left behind on an account. With each version goes
-/// its own key's id. `held_before` are the ids that are not touched, whatever their mark, and `held` those of them that are in place.
+/// The marks of all other versions that are in place: a person's label keeps a version in sight. What carries one of these is named and
+/// not touched, for nothing but the version's id is known.
+pub(super) fn of_others<'a>(description: &Description, known: impl IntoIterator<Item = &'a VersionId>) -> Vec<Marks> {
+    let known: Vec<&VersionId> = known.into_iter().collect();
+    let others = description.versions.keys().filter(|version| !known.contains(version));
+    let in_place = others.filter(|version| is_in_place(description, version));
+    in_place.map(|version| Marks::unproven(&description.arn, version)).collect()
+}
+
+/// The rule of the sweep and of the report: what the replacement of these versions, and of `others`, has left behind on an account. With
+/// each version goes its own key's id. `held_before` are the ids that are not touched, whatever their mark, and `held` those of them that
+/// are in place.
 pub(super) fn left_over(
     keys: &[KeyEntry],
     versions: &[(Marks, Option<&ClaimedKeyId>)],
+    others: &[Marks],
     held_before: &[ClaimedKeyId],
     held: &[ClaimedKeyId],
 ) -> LeftOver {
@@ -141,6 +153,8 @@ pub(super) fn left_over(
         let marked = keys.iter().filter(|key| !key.is(*own) && marks.carried_by(key).is_some());
         found.in_use.extend(ids(&mut marked.filter(|key| !key.id.is_among(held))));
     }
+    let of_others = keys.iter().filter(|key| others.iter().any(|marks| marks.carried_by(key).is_some()));
+    found.in_use.extend(ids(&mut of_others.filter(|key| !key.id.is_among(held))));
     found.lost.dedup();
     let LeftOver { lost, in_use } = &mut found;
     in_use.retain(|id| !lost.contains(id));
@@ -158,7 +172,7 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::*;
-    use crate::secrets_manager::{CURRENT, Description, Version};
+    use crate::secrets_manager::{CURRENT, Version};
 
     const ARN: &str = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:kosli-AbCdEf";
 
@@ -307,11 +321,16 @@ mod tests {
             (vec![old.clone(), marked("lost", "v1")], "", "", "lost", ""),
             (vec![old, used.clone(), endless], "", "", "", "used"),
             (vec![used], "used", "used", "", ""),
+            // A person's label keeps a version in sight: its mark is enough to name a key.
+            (vec![marked("older", "further-back"), marked("lost", "v1")], "", "", "lost", "older"),
+            (vec![marked("older", "further-back")], "older", "older", "", ""),
+            (vec![marked("older", "further-back")], "older", "", "", "older"),
         ] {
             let ids = |names: &str| names.split_whitespace().map(id).collect::<Vec<_>>();
             let versions = [(Marks::unproven(ARN, &VersionId::trusted("v1")), Some(&old_id))];
             let claims = |names: &str| names.split_whitespace().map(claimed).collect::<Vec<_>>();
-            let found = left_over(&listed, &versions, &claims(held_before), &claims(held));
+            let others = [Marks::unproven(ARN, &VersionId::trusted("further-back"))];
+            let found = left_over(&listed, &versions, &others, &claims(held_before), &claims(held));
             assert_eq!(found, LeftOver { lost: ids(lost), in_use: ids(in_use) }, "{listed:?}");
         }
     }

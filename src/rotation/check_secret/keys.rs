@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::super::credential::{Credential, KEY_ID_LABEL};
 use super::super::failures::estimated_death;
-use super::super::marks::{LeftOver, Marks, left_over};
+use super::super::marks::{LeftOver, Marks, left_over, of_others};
 use super::super::session::{Authority, DEATH_PAUSES};
 use super::{CheckName, Checkup, STUCK_AFTER};
 use crate::by_hand;
@@ -201,8 +201,7 @@ impl Checkup<'_> {
         self.passed(CheckName::OldKey, detail);
     }
 
-    /// Whether keys live that were minted to replace the current version or the one before, and that no version holds: what the next
-    /// sweep would see.
+    /// Whether keys live that were minted to replace a version that is in sight, and that no version holds: what the next sweep would see.
     pub(super) async fn check_orphans(
         &mut self,
         current: &Credential,
@@ -216,12 +215,13 @@ impl Checkup<'_> {
             versions.push((Marks::of(arn, previous, None), previous.key_id.as_ref()));
         }
         let known: Vec<&Credential> = [Some(current), previous, pending].into_iter().flatten().collect();
+        let others = of_others(&self.description, known.iter().map(|known| &known.version));
         let old_enough = |id: &KeyId| {
             let entry = listing.keys.iter().find(|key| key.id == *id);
             entry.is_some_and(|key| listing.at.duration_since(key.created_at).unwrap_or_default() > ORPHANED_AFTER)
         };
         let left = |held: &[ClaimedKeyId]| {
-            let LeftOver { mut lost, mut in_use } = left_over(&listing.keys, &versions, held, held);
+            let LeftOver { mut lost, mut in_use } = left_over(&listing.keys, &versions, &others, held, held);
             lost.retain(old_enough);
             in_use.retain(old_enough);
             LeftOver { lost, in_use }
