@@ -11,8 +11,8 @@ use emulator::rotation::Event;
 use kosli_key_rotation::marker::{Attempt, Mark};
 use serde_json::json;
 use testbed::{
-    ACCOUNT, DAY, DESCRIPTION, HOUR, ONCE, ORG, Setting, Shape, Testbed, aws, done, refused, rotate_by_hand, second,
-    token, version_id,
+    ACCOUNT, DAY, DESCRIPTION, HOUR, ONCE, ORG, Setting, Shape, Testbed, aws, done, key_in, refused, rfc3339,
+    rotate_by_hand, second, token, version_id,
 };
 
 /// Another execution makes a key of its own and stores it under `AWSPENDING`; `named`: the value names the key's id.
@@ -44,6 +44,33 @@ fn a_value_that_another_execution_stores_before_the_mint_is_taken_and_nothing_is
             assert_eq!(world.drive(&rotation, ONCE).await, Event::Succeeded, "{}", world.story());
             world.assert_kept();
         }
+    });
+}
+
+/// The value that it stores holds a key that is dead: the error says until when the current key works, as at any other time.
+#[test]
+fn a_dead_key_that_another_execution_stores_before_the_mint_is_named_with_the_instant() {
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting::default());
+        let rotation = world.begin_rotation(&second()).unwrap();
+        let (arn, put) = (world.arn.clone(), a_twin_stores(world.arn.clone(), true));
+        world.meanwhile("list", move |emulator| {
+            put(emulator);
+            let stored = emulator.with_secrets_manager(|service| {
+                let version = service.secret(&arn).unwrap().versions.labelled("AWSPENDING").unwrap();
+                key_in(version.text().unwrap()).unwrap()
+            });
+            emulator.with_kosli(|kosli| {
+                let id = kosli.keys().find(|key| key.value == stored).unwrap().id.clone();
+                assert!(kosli.revoke_key(&id));
+            });
+        });
+        let message = refused(world.step(&rotation, "createSecret").await, "PendingKeyDead");
+        let created = world.emulator.with_secrets_manager(|service| {
+            service.secret(&world.arn).unwrap().versions.get(&second()).unwrap().created
+        });
+        let until = rfc3339(created + DAY);
+        assert!(message.contains(&format!("works until about {until}")), "{message}");
     });
 }
 

@@ -248,7 +248,9 @@ async fn attempt(
             }))
         }
         Stored::ByTwin(version) => {
-            already_created(invocation, &minter.task.current, &version, &description, tried).await.map(Some)
+            let with_death = invocation.with_death_by(&description, Some(&version));
+            let found = already_created(invocation, &minter.task.current, &version, &description, tried).await;
+            found.map(Some).map_err(with_death)
         }
         Stored::LookAgain(known) => {
             course.known = Some(known);

@@ -115,17 +115,17 @@ impl Invocation<'_> {
 
     /// What a failure after the mint also says: when the current key dies, worked out from the age of the pending value.
     pub(super) fn with_death(&self, view: &View) -> impl Fn(RotationError) -> RotationError + use<> {
-        self.with_death_by(&view.description, Some(&view.standing), view.pending.as_ref())
+        let pending = view.pending.as_ref().filter(|_| matches!(view.standing, Standing::Pending { .. }));
+        self.with_death_by(&view.description, pending)
     }
 
-    fn with_death_by(
+    /// The same of a pending version that was read since.
+    pub(super) fn with_death_by(
         &self,
         description: &Description,
-        standing: Option<&Standing>,
         pending: Option<&Version>,
     ) -> impl Fn(RotationError) -> RotationError + use<> {
         let (policy, _) = self.session.function.config.policy.with_readable_tags(&description.tags);
-        let pending = pending.filter(|_| matches!(standing, Some(Standing::Pending { .. })));
         let dies = pending.map(|version| estimated_death(version.created, policy));
         move |error| match dies {
             Some(at) => error.current_key_dies_about(at),
@@ -176,7 +176,8 @@ impl Invocation<'_> {
             );
             let description = description.map_err(|error| session.aws_failed(&error))?;
             let (pending, standing) = (pending?, Standing::of(&description, self.version_id()));
-            let with_death = self.with_death_by(&description, standing.as_ref().ok(), pending.as_ref());
+            let is_pending = matches!(standing, Ok(Standing::Pending { .. }));
+            let with_death = self.with_death_by(&description, pending.as_ref().filter(|_| is_pending));
             let (current, previous) = (current.map_err(&with_death)?, previous.map_err(&with_death)?);
             let settled = match &standing {
                 Err(_) => false,
