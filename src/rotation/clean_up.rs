@@ -7,7 +7,7 @@ use tracing::{info, warn};
 use super::credential::{Credential, is_in_place};
 use super::failures::{Role, estimated_death, promoted_key_dying, try_again};
 use super::invocation::{Invocation, OldKey, StepAnswer, View};
-use super::marks::{LeftOver, Marks, left_over, of_others};
+use super::marks::{LeftOver, Marks, left_over};
 use super::promotion::{self, Facts, Seen};
 use super::session::Authority;
 use crate::by_hand;
@@ -300,11 +300,16 @@ impl CleanUp<'_> {
             .flatten()
             .map(|version| (Marks::of(arn, version, None), version.key_id.as_ref()))
             .collect();
+        let session = &self.invocation.session;
+        let others =
+            session.marks_of_others(&self.view.description, &self.known(), &self.new.account, &listing.keys).await;
+        let others = others.unwrap_or_else(|error| {
+            failures.push(error);
+            Vec::new()
+        });
         let known: Vec<ClaimedKeyId> =
             [&self.new.key_id, &self.replaced.key_id].into_iter().flatten().cloned().collect();
         // Which ids are held costs reads.
-        let in_sight = [Some(self.new), Some(self.replaced), self.before].into_iter().flatten();
-        let others = of_others(&self.view.description, in_sight.map(|known| &known.version));
         let suspects = left_over(&listing.keys, &versions, &others, &known, &known);
         if suspects == LeftOver::default() {
             return;
@@ -336,6 +341,11 @@ impl CleanUp<'_> {
         }
     }
 
+    /// The versions that were read.
+    fn known(&self) -> Vec<&Credential> {
+        [Some(self.new), Some(self.replaced), self.before].into_iter().flatten().collect()
+    }
+
     /// Which ids labelled versions hold, in the view from before the promotion and now.
     async fn held(&self) -> Result<Result<Held, String>, RotationError> {
         let session = &self.invocation.session;
@@ -343,8 +353,7 @@ impl CleanUp<'_> {
             Ok(labels) => labels,
             Err(why) => return Ok(Err(why)),
         };
-        let known: Vec<&Credential> =
-            [Some(self.new), Some(self.replaced), self.before].into_iter().flatten().collect();
+        let known = self.known();
         let mut at_any_time = session.held_key_ids(&self.view.description, &known).await?;
         let in_place = known.into_iter().filter(|known| is_in_place(&labels, &known.version));
         let now = session.held_key_ids(&labels, &in_place.collect::<Vec<_>>()).await?;

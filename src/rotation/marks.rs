@@ -3,13 +3,12 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::credential::{Credential, is_in_place};
+use super::credential::Credential;
 use crate::clock::from_epoch_seconds;
 use crate::event::VersionId;
 use crate::identity::{ClaimedKeyId, KeyId};
 use crate::kosli::KeyEntry;
 use crate::marker::{Attempt, Mark};
-use crate::secrets_manager::Description;
 
 /// By how much Kosli's clock may be behind Secrets Manager's, when a key's creation is compared with a version's.
 pub(super) const CLOCK_TOLERANCE: Duration = Duration::from_secs(300);
@@ -125,18 +124,9 @@ pub(super) struct LeftOver {
     pub(super) in_use: Vec<KeyId>,
 }
 
-/// The marks of all other versions that are in place: a person's label keeps a version in sight. What carries one of these is named and
-/// not touched, for nothing but the version's id is known.
-pub(super) fn of_others<'a>(description: &Description, known: impl IntoIterator<Item = &'a VersionId>) -> Vec<Marks> {
-    let known: Vec<&VersionId> = known.into_iter().collect();
-    let others = description.versions.keys().filter(|version| !known.contains(version));
-    let in_place = others.filter(|version| is_in_place(description, version));
-    in_place.map(|version| Marks::unproven(&description.arn, version)).collect()
-}
-
-/// The rule of the sweep and of the report: what the replacement of these versions, and of `others`, has left behind on an account. With
-/// each version goes its own key's id. `held_before` are the ids that are not touched, whatever their mark, and `held` those of them that
-/// are in place.
+/// The rule of the sweep and of the report: what the replacement of these versions has left behind on an account, and that of others that
+/// are still in sight, for which a key is only named. With each version goes its own key's id. `held_before` are the ids that are not
+/// touched, whatever their mark, and `held` those of them that are in place.
 pub(super) fn left_over(
     keys: &[KeyEntry],
     versions: &[(Marks, Option<&ClaimedKeyId>)],
@@ -172,7 +162,7 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::*;
-    use crate::secrets_manager::{CURRENT, Version};
+    use crate::secrets_manager::{CURRENT, Description, Version};
 
     const ARN: &str = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:kosli-AbCdEf";
 

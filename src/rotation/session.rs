@@ -7,6 +7,7 @@ use reqwest::{StatusCode, Url};
 
 use super::credential::{self, Credential, KEY_ID_LABEL, is_in_place};
 use super::failures::{self, Role};
+use super::marks::Marks;
 use crate::api_key::ApiKey;
 use crate::budget::{Budget, Repeatable};
 use crate::error::{ErrorKind, RotationError};
@@ -183,6 +184,34 @@ impl Session<'_> {
             }
         }
         Ok(held)
+    }
+
+    /// The marks of all other versions of the account that are in place, as far as keys carry them whose ids are not these versions': a
+    /// label of a person's own keeps a version in sight.
+    pub(super) async fn marks_of_others(
+        &self,
+        description: &Description,
+        known: &[&Credential],
+        account: &Account,
+        keys: &[KeyEntry],
+    ) -> Result<Vec<Marks>, RotationError> {
+        let held = || known.iter().filter_map(|credential| credential.key_id.as_ref());
+        let others = description.versions.keys().filter(|version| {
+            is_in_place(description, version) && known.iter().all(|credential| credential.version != **version)
+        });
+        let mut found = Vec::new();
+        for version in others {
+            let suspected = Marks::unproven(&description.arn, version);
+            // To prove it costs a read.
+            if !keys.iter().any(|key| !key.id.is_among(held()) && suspected.carried_by(key).is_some()) {
+                continue;
+            }
+            let version = self.read(Which::Id(version)).await?;
+            let parsed = version.and_then(|version| Credential::parse(&version, description, "a label").ok());
+            let of_account = parsed.filter(|other| other.account == *account);
+            found.extend(of_account.map(|other| Marks::of(&description.arn, &other, None)));
+        }
+        Ok(found)
     }
 
     /// The id of a version's key, proven: Kosli's list shows it; or, where the list does not, Kosli refuses the text as a key. `None`:

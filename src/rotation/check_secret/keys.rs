@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::super::credential::{Credential, KEY_ID_LABEL};
 use super::super::failures::estimated_death;
-use super::super::marks::{LeftOver, Marks, left_over, of_others};
+use super::super::marks::{LeftOver, Marks, left_over};
 use super::super::session::{Authority, DEATH_PAUSES};
 use super::{CheckName, Checkup, STUCK_AFTER};
 use crate::by_hand;
@@ -215,7 +215,11 @@ impl Checkup<'_> {
             versions.push((Marks::of(arn, previous, None), previous.key_id.as_ref()));
         }
         let known: Vec<&Credential> = [Some(current), previous, pending].into_iter().flatten().collect();
-        let others = of_others(&self.description, known.iter().map(|known| &known.version));
+        let others = self.session.marks_of_others(&self.description, &known, &current.account, &listing.keys).await;
+        let others = match others {
+            Ok(others) => others,
+            Err(error) => return self.failed(CheckName::Orphans, &error),
+        };
         let old_enough = |id: &KeyId| {
             let entry = listing.keys.iter().find(|key| key.id == *id);
             entry.is_some_and(|key| listing.at.duration_since(key.created_at).unwrap_or_default() > ORPHANED_AFTER)

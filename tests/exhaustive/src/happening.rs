@@ -144,6 +144,11 @@ impl Write {
 fn replaces(course: &Course, value: &str, id: &str, version: &str) -> bool {
     let keys: Vec<Key> = course.world.emulator.with_kosli(|kosli| kosli.keys().cloned().collect());
     let mark = Mark::of(&course.world.arn, &version_id(version));
+    // A key that was put in beside another's id: that one is what is rotated.
+    let text = course.world.emulator.with_secrets_manager(|service| {
+        Some(service.secret(&course.world.arn)?.versions.get(version)?.text()?.to_owned())
+    });
+    let is_named = |of: &String| of == id || text.as_ref().is_some_and(|text| text.contains(of));
     let mut key = keys.iter().find(|key| key.value == value);
     while let Some(successor) = key {
         let expiry = successor.expires_at.map(|at| at.duration_since(UNIX_EPOCH).unwrap().as_secs());
@@ -151,7 +156,7 @@ fn replaces(course: &Course, value: &str, id: &str, version: &str) -> bool {
             return true;
         }
         key = match &successor.minted_by {
-            MintedBy::Rotate { of } if of == id => return true,
+            MintedBy::Rotate { of } if is_named(of) => return true,
             MintedBy::Rotate { of } => keys.iter().find(|key| key.id == *of && key.value != successor.value),
             MintedBy::Create | MintedBy::SetUp => None,
         };
