@@ -15,8 +15,8 @@ use http::StatusCode;
 use kosli_key_rotation::marker::{Attempt, Mark};
 use serde_json::json;
 use testbed::{
-    ACCOUNT, DAY, HOUR, ONCE, Setting, Shape, Testbed, World, aws, done, refused, rfc3339, rotate_by_hand, second,
-    token, version_id,
+    ACCOUNT, ADMIN_SECRET, DAY, HOUR, ONCE, Setting, Shape, Testbed, World, aws, done, refused, rfc3339,
+    rotate_by_hand, second, token, version_id,
 };
 
 /// Another execution rotates this key, with this grace period and a successor that carries the mark of the first version. The
@@ -443,6 +443,51 @@ fn a_late_step_sees_a_successor_that_has_kept_the_id() {
         let dies = rfc3339(world.emulator.clock().now() + DAY);
         world.clear_pending(&second());
         assert_every_step_says(&world, &rotation, &dies).await;
+        // Nobody is told to revoke an id that the current key has as well.
+        world.rotate_completely(&token("third", 0)).await;
+        world.advance(HOUR);
+        let fourth = world.until_finish(&token("fourth", 0)).await;
+        world.clear_pending(&token("fourth", 0));
+        let message = refused(world.step(&fourth, "testSecret").await, "TokenNotStaged");
+        assert!(message.contains("works until") && !message.contains("delete api-key"), "{message}");
+    });
+}
+
+/// A person clears the label and breaks the admin secret while the step looks for the mint whose answer was lost: it knows by itself what it
+/// has sent.
+#[test]
+fn a_step_that_is_stopped_after_its_mint_says_until_when_the_current_key_works() {
+    Testbed::run(async |testbed| {
+        for edited in [false, true] {
+            let world = testbed.world(&Setting::default());
+            let rotation = world.begin_rotation(&second()).unwrap();
+            world.rule("rotate=drop-after");
+            let arn = world.arn.clone();
+            world.before_call("list", 2, move |emulator| {
+                let write = |operation: &str, body: serde_json::Value| aws(emulator, operation, &body).unwrap();
+                write(
+                    "UpdateSecretVersionStage",
+                    json!({"SecretId": arn, "VersionStage": "AWSPENDING",
+                                                         "RemoveFromVersionId": second()}),
+                );
+                write(
+                    "PutSecretValue",
+                    json!({"SecretId": ADMIN_SECRET, "SecretString": "{}", "ClientRequestToken": token("hand", 0)}),
+                );
+                if edited {
+                    let value = json!({"api_key": "made-up-by-hand", "org": "acme", "service_account": ACCOUNT});
+                    write(
+                        "PutSecretValue",
+                        json!({"SecretId": arn, "SecretString": value.to_string(),
+                                                   "ClientRequestToken": token("hand", 1)}),
+                    );
+                }
+            });
+            let message = refused(world.step(&rotation, "createSecret").await, "TokenNotStaged");
+            let dies = rfc3339(world.kosli_key(&world.first_key).grace_ends_at.unwrap());
+            // Of another key that is current by now it knows nothing.
+            assert_eq!(message.contains(&format!("works until {dies}")), !edited, "{message}");
+        }
     });
 }
 

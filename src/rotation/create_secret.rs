@@ -18,6 +18,7 @@ use crate::api_key::ApiKey;
 use crate::by_hand;
 use crate::clock::rfc3339;
 use crate::config::unknown_tags;
+use crate::document::Document;
 use crate::error::{Death, ErrorKind, RotationError};
 use crate::event::{SecretId, VersionId};
 use crate::identity::{Account, ClaimedKeyId, KeyId};
@@ -51,9 +52,11 @@ pub(super) async fn create_secret(invocation: &Invocation<'_>) -> Result<StepAns
         Err(error) => error.with_warnings(&course.left_behind),
     };
     let error = error.once_changed(course.tried.changes());
-    // Where the labels say that this rotation is over, it has been said already until when the key works that is current by now.
+    // Where the labels say that this rotation is over, it has been said already until when the key works that is current by now, unless
+    // that could not be seen. It may be another key than the one that was replaced.
     if is_over(error.kind()) {
-        return Err(error);
+        let dies = if error.names_death() { None } else { course.death_if_still_current(&invocation.session).await };
+        return Err(error.current_key_dies(dies.map(Death::Known)));
     }
     let error = with_death(error.current_key_dies(course.tried.current_key_dies.map(Death::Known)));
     // Before anything was listed: an execution before this one may have minted the current key's successor.
@@ -77,6 +80,16 @@ struct Course {
     listed: bool,
     /// The current key's id, proven.
     id: Option<KeyId>,
+}
+
+impl Course {
+    /// When the key dies whose grace period this execution has begun, if it is current still.
+    async fn death_if_still_current(&self, session: &Session<'_>) -> Option<SystemTime> {
+        let (dies, (replaced, _)) = (self.tried.current_key_dies?, self.replaced.as_ref()?);
+        let current = session.read(Which::Label(CURRENT)).await.ok()??;
+        let current = Document::parse(current.value?).ok()?;
+        current.key().same(replaced).then_some(dies)
+    }
 }
 
 /// What a view of the secret is compared by: the current version, whether the pending one has a value, and the admin key.

@@ -102,7 +102,10 @@ fn decide(seen: &Seen<'_>) -> LeftBehind {
     let (previous, version) = (previous.as_ref().and_then(parse), version.and_then(parse));
     let marks = Marks::of(&description.arn, &current, previous.as_ref());
     let unheld = version.filter(|version| {
-        let held = [Some(&current), previous.as_ref()].into_iter().flatten().any(|held| held.key().same(version.key()));
+        let holds_it = |other: &Credential| {
+            other.key().same(version.key()) || (other.key_id.is_some() && other.key_id == version.key_id)
+        };
+        let held = [Some(&current), previous.as_ref()].into_iter().flatten().any(holds_it);
         !held && !is_in_place(description, &version.version)
     });
     LeftBehind {
@@ -228,6 +231,7 @@ mod tests {
                 true,
             ),
             ("no list", ("v1", 0, "k1"), None, v2(), "", None, Some(100), false),
+            ("made in the same instant", ("v1", 100, "k1"), None, v2(), "", None, None, false),
             ("its key is not listed", ("v1", 0, "k1"), None, v2(), "", Some(vec![k1()]), Some(100), false),
             ("no value", ("v1", 0, "k1"), None, None, "", Some(vec![k1(), k2()]), Some(90), false),
             ("no value and no list", ("v1", 0, "k1"), None, None, "", None, None, false),

@@ -152,7 +152,9 @@ impl Course {
         let since = |key: &Key| key.rotated_at.is_some_and(|at| at >= self.begin && (at < began || minted));
         let dying = |key: &&Key| Some(&key.value) == current.as_ref() && key.is_in_grace_at(now) && since(key);
         let Some(dying) = emulator.with_kosli(|kosli| kosli.keys().find(dying).cloned()) else { return };
-        let says_nothing = !error.error_type.starts_with("Runtime.") && !error.error_message.contains("works until");
+        let says = |words: &str| error.error_message.contains(words);
+        let is_named = says("works until") || says("may have stopped working at about");
+        let says_nothing = !error.error_type.starts_with("Runtime.") && !is_named;
         if says_nothing && !excused::nothing_tells_of_the_mint(self, &dying, event, calls) {
             self.tell(&format!("this does not say that {} is dying, at {}: {error}", dying.id, event["Step"]));
             self.world.probe.report(format!("I7: {} does not say until when the current key works", error.error_type));
@@ -408,7 +410,7 @@ impl Course {
 
     /// Keys that live and that nobody holds, ends or was told of (promise I3).
     pub fn unaccounted(&self) -> Vec<String> {
-        self.ledger.unaccounted(|key| excused::ends_later(self, key))
+        self.ledger.unaccounted(|key| excused::shares_its_id(self, key))
     }
 
     /// The end: two hours later, so that late effects have come and what dies soon is dead. What was broken comes back.

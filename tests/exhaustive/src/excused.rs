@@ -4,9 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::SystemTime;
 
 use emulator::kosli::{
-    CarriedOver, ExpiresAt, Key, ListInGrace, ListShape, MintedBy, RotateInGrace, SuccessorId, Switches,
+    CapFrom, CarriedOver, ExpiresAt, Key, ListInGrace, ListShape, MintedBy, RotateInGrace, SuccessorId, Switches,
 };
 use emulator::secrets_manager::{Staleness, Version};
 use emulator::{Call, Emulator, Fault};
@@ -84,9 +85,9 @@ static ENDED_AT_ONCE: Excuse = Excuse::new(
      once, readers are without a key from the second mint until the promotion.",
 );
 static NOTHING_TELLS: Excuse = Excuse::new(
-    "An error that does not name the instant at which the current key dies, where nothing that its step can read tells of the mint.",
-    "The secret or the list cannot be read, there is no key or no account to list with, or neither the list nor a version shows a \
-     successor. `checkSecret` and the next step that can see it say so.",
+    "An error that does not name the instant at which the current key dies, where nothing that its step has read tells of the mint.",
+    "The secret or the list cannot be read, was read before the mint, or shows what was before it; there is no key or no account to list \
+     with; or neither the list nor a version shows a successor. `checkSecret` and the next step that can see it say so.",
 );
 static BESIDE_ANOTHER_ID: Excuse = Excuse::new(
     "A key that a person puts in beside another key's id.",
@@ -238,9 +239,10 @@ pub fn one_id(switches: &Switches) -> bool {
     is_one
 }
 
-/// Whether a key that was rotated ends soon enough by itself, though nobody has used it.
-pub fn ends_later(course: &Course, key: &Key) -> bool {
-    key.grace_ends_at.is_some() && one_id(&course.world.setting.switches)
+/// Whether a key that shares its id with others ends by itself, or looks like the one that it was to replace.
+pub fn shares_its_id(course: &Course, key: &Key) -> bool {
+    let has_kept_it = matches!(&key.minted_by, MintedBy::Rotate { of } if *of == key.id);
+    (key.grace_ends_at.is_some() || has_kept_it) && one_id(&course.world.setting.switches)
 }
 
 /// A call was a rotation, and may have ended a key at once.
@@ -266,7 +268,7 @@ pub fn nothing_tells_of_the_mint(course: &Course, dying: &Key, event: &Value, ca
     let mints = |call: &Call| call.operation == "rotate" && call.effect.is_some_and(|status| status < 300);
     let nothing = !calls.iter().any(mints)
         && (!is_readable(calls, &["DescribeSecret", "GetSecretValue"])
-            || !has_read_what_is_current(course, arn, calls)
+            || !has_read_what_is_current(course, calls)
             || !(version_tells(course, dying, event, calls) || list_tells(course, arn, dying, calls)));
     if nothing {
         NOTHING_TELLS.count();
@@ -277,23 +279,36 @@ pub fn nothing_tells_of_the_mint(course: &Course, dying: &Key, event: &Value, ca
 /// Whether everything that these operations were to read came in the end.
 fn is_readable(calls: &[Call], operations: &[&str]) -> bool {
     let disturbed = |call: &Call| call.fault.as_ref().is_some_and(|fault| !matches!(fault, Fault::Delay(_)));
-    let failed = |call: &Call| disturbed(call) || call.status.is_none() || call.status == Some(403);
+    let failed = |call: &Call| disturbed(call) || matches!(call.status, None | Some(401 | 403));
     let reads = calls.iter().filter(|call| operations.contains(&call.operation.as_str()));
     let last: BTreeMap<(&str, &str), bool> =
         reads.map(|call| ((call.operation.as_str(), call.detail.as_str()), failed(call))).collect();
     !last.into_values().any(|failed| failed)
 }
 
-/// Whether the version that the step has read as the current one still is.
-fn has_read_what_is_current(course: &Course, arn: &str, calls: &[Call]) -> bool {
-    let is_read = |call: &&Call| call.operation == "GetSecretValue" && call.detail.contains("VersionStage=AWSCURRENT");
-    let of_this = |call: &&Call| arn.ends_with(call.detail["SecretId=".len()..].split(' ').next().unwrap_or_default());
-    let read = calls.iter().filter(is_read).rfind(of_this);
-    let holder = course
-        .world
-        .emulator
-        .with_secrets_manager(|service| Some(service.secret(arn)?.versions.labelled("AWSCURRENT")?.id.clone()));
-    read.is_none_or(|call| call.outcome.strip_prefix("VersionId=") == holder.as_deref())
+/// Whether the versions that the step has read as the current ones, of the secret and of the admin secret, still are.
+fn has_read_what_is_current(course: &Course, calls: &[Call]) -> bool {
+    let of_current = |call: &Call| {
+        let name = call.detail.strip_prefix("SecretId=")?.strip_suffix(" VersionStage=AWSCURRENT")?;
+        Some((name.to_owned(), call.outcome.strip_prefix("VersionId=")?.to_owned()))
+    };
+    let last: BTreeMap<String, String> = calls.iter().filter_map(of_current).collect();
+    course.world.emulator.with_secrets_manager(|service| {
+        last.iter().all(|(name, version)| {
+            let current = service.secret(name).and_then(|secret| secret.versions.labelled("AWSCURRENT"));
+            current.is_some_and(|current| current.id == *version)
+        })
+    })
+}
+
+/// Whether the step has listed before the dying key was rotated.
+fn has_listed_before(course: &Course, dying: &Key, calls: &[Call]) -> bool {
+    let rotated = |call: &Call| {
+        call.operation == "rotate" && call.effect.is_some_and(|status| status < 300) && call.detail.contains(&dying.id)
+    };
+    let minted = course.world.emulator.calls().iter().rfind(|call| rotated(call)).map(|call| call.number);
+    let listed = calls.iter().rfind(|call| call.operation == "list").map(|call| call.number);
+    listed.is_some_and(|listed| Some(listed) < minted)
 }
 
 /// Whether the step has seen the event's version hold a key that was minted to replace a version with the dying one: then its age tells.
@@ -305,8 +320,13 @@ fn version_tells(course: &Course, dying: &Key, event: &Value, calls: &[Call]) ->
     if calls.iter().filter(of_version).next_back().is_some_and(|call| call.status == Some(400)) {
         return false;
     }
-    let stored =
-        world.emulator.with_secrets_manager(|service| key_in(service.secret(arn)?.versions.get(token)?.text()?));
+    let stored = world.emulator.with_secrets_manager(|service| {
+        let versions = &service.secret(arn)?.versions;
+        let version = versions.get(token)?;
+        // Two versions of one instant have no order.
+        let is_apart = versions.labelled("AWSCURRENT")?.created != version.created;
+        key_in(version.text()?).filter(|_| is_apart)
+    });
     let (rotated, marks) = (MintedBy::Rotate { of: dying.id.clone() }, marks_of(course, arn, |_| true, dying));
     let replaces_it = |key: &Key| is_marked(key, &marks) || hides_lost_keys(&world.setting.switches);
     stored.is_some_and(|value| {
@@ -332,12 +352,15 @@ fn is_marked(key: &Key, marks: &[Mark]) -> bool {
 /// Whether there is a key and an account to list with, and the list shows a key with the mark of a version that holds the dying one.
 fn list_tells(course: &Course, arn: &str, dying: &Key, calls: &[Call]) -> bool {
     let world = &course.world;
-    let now = world.emulator.clock().now();
     let switches = &world.setting.switches;
+    let now = world.emulator.clock().now().checked_sub(switches.list_lag).unwrap_or(SystemTime::UNIX_EPOCH);
     // A successor that has kept the id and the date looks like the key that it has replaced.
     let keeps_the_date = matches!(switches.carried_over, CarriedOver::CreatedAt | CarriedOver::CreatedAndLastUsedAt);
     let looks_the_same = switches.successor_id == SuccessorId::Same && keeps_the_date;
     if looks_the_same || hides_lost_keys(switches) || !is_readable(calls, &["list"]) || !course.can_list(arn) {
+        return false;
+    }
+    if has_listed_before(course, dying, calls) {
         return false;
     }
     let is_read = |version: &Version| ["AWSCURRENT", "AWSPREVIOUS"].iter().any(|label| version.stages.contains(*label));
@@ -360,7 +383,8 @@ pub fn pending_key_may_be_rotated(world: &World) {
 
 /// Whether the list hides from everybody which keys were lost.
 pub fn hides_lost_keys(switches: &Switches) -> bool {
-    switches.expires_at != ExpiresAt::AsSent || switches.list_shape != ListShape::Array
+    let changes_ends = switches.expires_at != ExpiresAt::AsSent || switches.cap_from == CapFrom::RotatedKey;
+    changes_ends || switches.list_shape != ListShape::Array
 }
 
 /// Two executions have chosen the same bits: what their case came to proves nothing.
