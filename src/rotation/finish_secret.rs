@@ -58,7 +58,10 @@ pub(super) async fn finish_secret(invocation: &Invocation<'_>) -> Result<StepAns
             promote(invocation, current).await.map_err(&with_death)?;
             info!(version_id = %invocation.version_id(), "AWSCURRENT moved to the new version");
             let mut answer = invocation.answer(Outcome::Promoted);
-            answer.warnings.extend(proven.note.map(|note| said(invocation, &note)));
+            if matches!(proven.note, Some(Note::EditOverwritten(_))) {
+                count(&invocation.session.tally.edit_overwritten);
+            }
+            answer.warnings.extend(proven.note.map(|note| note.to_string()));
             let replaced = Replaced::Seen(Box::new(proven.replaced));
             let promoted = Promoted { view: &view, new: pending, replaced, listing: proven.listing, policy };
             clean_up(invocation, promoted, answer).await?
@@ -214,37 +217,6 @@ fn stopped(invocation: &Invocation<'_>, pending: Option<&KeyEntry>, stop: &Stop)
     }
 }
 
-/// What is said of a promotion.
-fn said(invocation: &Invocation<'_>, note: &Note) -> String {
-    match note {
-        Note::EditOverwritten(fields) => {
-            count(&invocation.session.tally.edit_overwritten);
-            format!(
-                "A person edited the secret while it was rotated, and the key in that edit is about to die, so the new version \
-                 was promoted over it. Fields that differ: {}. The version under AWSPREVIOUS has the edit: make it once more.",
-                fields.join(", ")
-            )
-        }
-        Note::MayOverwriteEdit(fields) => format!(
-            "Fields other than the key differ between the new version and the one that it has replaced: {}. If a person edited \
-             the secret while it was rotated, the version under AWSPREVIOUS has the edit.",
-            fields.join(", ")
-        ),
-        Note::MayOverwriteKey(version) => format!(
-            "The version {version}, which the new one has replaced, was written after the new key was stored. If a person put another \
-             key in, the version under AWSPREVIOUS has it."
-        ),
-        Note::OtherKeyOfOneId => "The current key was not the one that this rotation was to replace, and had its id: this Kosli gives a \
-                                  key's id to its successors. The mint has rotated whichever key had that id, so the new version was \
-                                  promoted. If a person put the other key in by hand, AWSPREVIOUS has it."
-            .to_owned(),
-        Note::OtherKeyWasDead => {
-            "A person put another key under AWSCURRENT while the secret was rotated. Kosli does not \
-                                  accept that key, so the new version was promoted over it; AWSPREVIOUS has it."
-                .to_owned()
-        }
-    }
-}
 /// Moves `AWSCURRENT`: the one write of this step, a compare-and-swap with both version ids. `AWSPENDING` is left to Secrets
 /// Manager; taking it off in a second call "can indicate to Secrets Manager that the rotation did not complete".
 /// Source: <https://docs.aws.amazon.com/secretsmanager/latest/userguide/rotate-secrets_lambda-functions.html>

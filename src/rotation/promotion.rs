@@ -124,6 +124,39 @@ pub(super) enum Note {
     OtherKeyOfOneId,
 }
 
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EditOverwritten(fields) => write!(
+                f,
+                "A person edited the secret while it was rotated, and the key in that edit is about to die, so the new version \
+                 was promoted over it. Fields that differ: {}. The version under AWSPREVIOUS has the edit: make it once more.",
+                fields.join(", ")
+            ),
+            Self::MayOverwriteEdit(fields) => write!(
+                f,
+                "Fields other than the key differ between the new version and the one that it has replaced: {}. If a person edited \
+                 the secret while it was rotated, the version under AWSPREVIOUS has the edit.",
+                fields.join(", ")
+            ),
+            Self::MayOverwriteKey(version) => write!(
+                f,
+                "The version {version}, which the new one has replaced, was written after the new key was stored. If a person put another \
+                 key in, the version under AWSPREVIOUS has it."
+            ),
+            Self::OtherKeyOfOneId => f.write_str(
+                "The current key was not the one that this rotation was to replace, and had its id: this Kosli gives a key's id to its \
+                 successors. The mint has rotated whichever key had that id, so the new version was promoted. If a person put the other \
+                 key in by hand, AWSPREVIOUS has it.",
+            ),
+            Self::OtherKeyWasDead => f.write_str(
+                "A person put another key under AWSCURRENT while the secret was rotated. Kosli does not accept that key, so the new \
+                 version was promoted over it; AWSPREVIOUS has it.",
+            ),
+        }
+    }
+}
+
 /// Why nothing is promoted.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Stop {
