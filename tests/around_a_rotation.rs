@@ -155,6 +155,27 @@ fn a_key_that_was_put_in_is_not_overwritten_in_silence_where_no_list_tells() {
     });
 }
 
+/// The execution that moves the label is killed before it can say what it has put out of the way: the one that comes again says it.
+#[test]
+fn what_was_overwritten_is_said_though_the_execution_was_killed() {
+    Testbed::run(async |testbed| {
+        for edited in [true, false] {
+            let world = testbed.world(&Setting::default());
+            let rotation = world.until_finish(&second()).await;
+            if edited {
+                world.put_current(&world.edited(), &token("hand", 0));
+            }
+            world.rule("UpdateSecretVersionStage#1=kill-after");
+            refused(world.step(&rotation, "finishSecret").await, "Runtime.killed");
+            world.emulator.faults().clear();
+            let answer = done(world.step(&rotation, "finishSecret").await);
+            assert_eq!(answer["outcome"], "already current");
+            assert_eq!(warnings(&answer).contains("the version under AWSPREVIOUS has the edit"), edited, "{answer}");
+            assert_eq!(warnings(&answer).contains("note"), edited, "{answer}");
+        }
+    });
+}
+
 /// Case 3b. Another key that works has been put in, or `AWSCURRENT` moved to one.
 #[test]
 fn another_key_that_works_is_not_overwritten_and_one_that_is_dead_is() {

@@ -8,7 +8,7 @@ use super::credential::{Credential, is_in_place};
 use super::failures::{Role, estimated_death, promoted_key_dying, try_again};
 use super::invocation::{Invocation, OldKey, StepAnswer, View};
 use super::marks::{LeftOver, Marks, left_over};
-use super::promotion::{self, Facts, Seen};
+use super::promotion::{self, Facts, Note, Seen};
 use super::session::Authority;
 use crate::by_hand;
 use crate::config::{Policy, RevokeOldKey};
@@ -107,6 +107,9 @@ async fn run(
     answer.key_id = listed(&new);
     let redelivered = matches!(replaced, Replaced::Previous(_));
     let Some(mut replaced) = resolve(invocation, view, &new, replaced).await? else { return Ok(()) };
+    if redelivered {
+        answer.warnings.extend(overwritten(&new, &replaced).map(|note| note.to_string()));
+    }
     let before = before(invocation, view, &new, &replaced, listing.as_ref().ok()).await?;
     before.iter().for_each(|before| replaced.learn_key_id(before));
     answer.replaced_key_id = listed(&replaced);
@@ -156,6 +159,16 @@ async fn resolve(
     let version = invocation.session.read(Which::Id(&version)).await?;
     let parse = |version| Credential::parse(&version, &view.description, PREVIOUS).ok();
     Ok(version.and_then(parse).filter(|credential| credential.account == new.account))
+}
+
+/// What the promotion may have put out of the way, as far as the two versions tell: the execution that moved the label may have been killed
+/// before it could say so.
+fn overwritten(new: &Credential, replaced: &Credential) -> Option<Note> {
+    let fields = new.document.differing_fields(&replaced.document);
+    match fields.as_slice() {
+        [] => (replaced.created > new.created).then(|| Note::MayOverwriteKey(replaced.version.clone())),
+        _ => Some(Note::MayOverwriteEdit(fields)),
+    }
 }
 
 /// The version that was under `AWSPREVIOUS` before the promotion, whatever key of the same account it holds. It is read only where
