@@ -93,6 +93,16 @@ static BESIDE_ANOTHER_ID: Excuse = Excuse::new(
     "A key that a person puts in beside another key's id.",
     "Nothing tells which id a value has, so the id is taken at its word. Once no version holds that key, it lives on unnamed.",
 );
+static REPLACES_HIDDEN: Excuse = Excuse::new(
+    "A key that a person puts in, or goes back to, between a mint and its promotion, where nothing tells which version the pending key \
+     replaces.",
+    "The list cannot be had, or shows another expiry than was asked for. The promotion comes first, for the current key may be dying; \
+     fields that differ and a version that is younger than the pending one are named, and AWSPREVIOUS has the key.",
+);
+static KILLED_AFTER_MOVE: Excuse = Excuse::new(
+    "What was overwritten by an execution that is killed right after it has moved the label, if `finishSecret` does not come again.",
+    "What is killed says nothing. Secrets Manager calls the step again, which then says it; a person who writes meanwhile ends the rotation.",
+);
 static MARK_GONE: Excuse = Excuse::new(
     "A key of an abandoned rotation, once the version that it was to replace has lost its last label.",
     "Secrets Manager does not show such a version, so no mark tells whose the key is. Until then a sweep ends it, or the answer and \
@@ -100,7 +110,7 @@ static MARK_GONE: Excuse = Excuse::new(
 );
 
 /// Everything that is forgiven.
-pub static EXCUSED: [&Excuse; 13] = [
+pub static EXCUSED: [&Excuse; 15] = [
     &LABEL_MOVED,
     &DEAD_KEY_CURRENT,
     &REVOKED_BY_HAND,
@@ -113,6 +123,8 @@ pub static EXCUSED: [&Excuse; 13] = [
     &ENDED_AT_ONCE,
     &NOTHING_TELLS,
     &BESIDE_ANOTHER_ID,
+    &REPLACES_HIDDEN,
+    &KILLED_AFTER_MOVE,
     &MARK_GONE,
 ];
 
@@ -211,6 +223,29 @@ pub fn put_in_beside_another_id(course: &Course) {
         BESIDE_ANOTHER_ID.count();
         course.ledger.not_ours(value);
     }
+}
+
+/// Whether a key that was undone could not be told from the one that was to be replaced: the list of a promotion since was not to be had, or
+/// hides whose successor a key is.
+pub fn what_it_replaces_is_hidden(course: &Course, since: usize, value: &str) -> bool {
+    let failed = |why: &str| course.ledger.was_said(since, &["The clean-up after the promotion failed", why]);
+    let is_hidden = hides_lost_keys(&course.world.setting.switches)
+        || ["listing the keys", "InvalidAdminSecret"].into_iter().any(failed);
+    if is_hidden {
+        REPLACES_HIDDEN.count();
+        course.ledger.not_ours(value.to_owned());
+    }
+    is_hidden
+}
+
+/// Whether no `finishSecret` has come to an answer since.
+pub fn killed_after_the_move(course: &Course, since: usize) -> bool {
+    let answers = ["\"step\":\"finishSecret\"", "CleanUpIncomplete"];
+    let is_killed = !answers.into_iter().any(|answer| course.ledger.was_said(since, &[answer]));
+    if is_killed {
+        KILLED_AFTER_MOVE.count();
+    }
+    is_killed
 }
 
 /// Whether nobody could have named a key, since the version that it was to replace has lost its last label before anybody came to look.

@@ -123,7 +123,8 @@ impl Write {
             What::Field => {
                 let kept = course.world.value("AWSCURRENT").is_some_and(|value| value.contains(FIELD));
                 let said = course.ledger.was_said(self.since, &[FIELD, "AWSPREVIOUS"]);
-                (!kept && !said).then(|| "I4: an edited field was undone in silence".to_owned())
+                (!kept && !said && !excused::killed_after_the_move(course, self.since))
+                    .then(|| "I4: an edited field was undone in silence".to_owned())
             }
             What::Key(id, value, version) => {
                 let current = course.key_value("AWSCURRENT")?;
@@ -132,8 +133,15 @@ impl Write {
                 let replaced = seen || replaces(course, &current, id, version);
                 let said = [id, version].into_iter().any(|word| course.ledger.was_said(self.since, &[word]))
                     || course.ledger.was_said(self.since, &["PendingSuperseded"])
-                    || course.ledger.was_said(self.since, &["The current key was not the one", "AWSPREVIOUS"]);
-                (current != *value && !replaced && !said)
+                    || course.ledger.was_said(self.since, &["The current key was not the one", "AWSPREVIOUS"])
+                    || course
+                        .ledger
+                        .was_said(self.since, &["A person put another key under AWSCURRENT", "AWSPREVIOUS"]);
+                let undone = current != *value && !replaced && !said;
+                let is_forgiven = undone
+                    && (excused::killed_after_the_move(course, self.since)
+                        || excused::what_it_replaces_is_hidden(course, self.since, value));
+                (undone && !is_forgiven)
                     .then(|| "I4: a key that a person made current was undone in silence".to_owned())
             }
         }
