@@ -337,7 +337,8 @@ impl Course {
         if error.is_none() && !self.is_blind && self.check_secret().await {
             // A rotation may be at work, for all that a report knows; later it is stuck.
             self.world.advance(AFTERWARDS);
-            if self.check_secret().await {
+            // People and other executions go on meanwhile.
+            if self.check_secret().await && self.unhealthy().as_ref() == Some(&why) {
                 self.world.probe.report(format!("I7: {why}, and nobody was told"));
             }
         }

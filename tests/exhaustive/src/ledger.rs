@@ -159,9 +159,11 @@ impl Books {
         };
         let gone = self.unlabelled_since.iter().find(|(version, _)| is_of(version));
         gone.is_some_and(|(_, gone)| {
-            // The promotion that takes the label off sees it before.
-            let between = self.said.get(unheld..=*gone).or_else(|| self.said.get(unheld..)).unwrap_or_default();
-            !between.iter().any(|said| said.contains("\"promoted\"") || said.contains("\"checks\""))
+            let before = self.said.get(unheld..*gone).unwrap_or_default();
+            let looks = |said: &&String| said.contains("\"promoted\"") || said.contains("\"checks\"");
+            // The promotion that takes the label off sees it before, and says so afterwards.
+            let by_promotion = self.said.get(*gone).is_some_and(|said| said.contains("\"promoted\""));
+            !before.iter().any(|said| looks(&said)) && !by_promotion
         })
     }
 }
