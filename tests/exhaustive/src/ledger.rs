@@ -158,12 +158,13 @@ impl Books {
             expiry(key).is_some_and(|end| Mark::of(arn, &version_id(version)).attempt_in(end).is_some())
         };
         let gone = self.unlabelled_since.iter().find(|(version, _)| is_of(version));
-        gone.is_some_and(|(_, gone)| {
+        gone.is_some_and(|((arn, _), gone)| {
+            let looks = |said: &String, what: &str| said.contains(arn) && said.contains(what);
             let before = self.said.get(unheld..*gone).unwrap_or_default();
-            let looks = |said: &&String| said.contains("\"promoted\"") || said.contains("\"checks\"");
+            let was_looked_for = before.iter().any(|said| looks(said, "\"promoted\"") || looks(said, "\"checks\""));
             // The promotion that takes the label off sees it before, and says so afterwards.
-            let by_promotion = self.said.get(*gone).is_some_and(|said| said.contains("\"promoted\""));
-            !before.iter().any(|said| looks(&said)) && !by_promotion
+            let by_promotion = self.said.get(*gone).is_some_and(|said| looks(said, "\"promoted\""));
+            !was_looked_for && !by_promotion
         })
     }
 }
