@@ -130,6 +130,7 @@ impl Course {
         self.ledger.observe();
         match &outcome {
             Err(error) => {
+                excused::promoted_without_a_list(self, &error.error_message);
                 let mut calls = emulator.calls().split_off(before);
                 calls.retain(|call| call.tag == self.world.executions[execution].tag);
                 self.expect_death_named(error, event, began, &calls);

@@ -225,17 +225,32 @@ pub fn put_in_beside_another_id(course: &Course) {
     }
 }
 
+/// What an error says of a promotion whose list was not to be had.
+const NO_LIST: [[&str; 2]; 2] = [
+    ["The clean-up after the promotion failed", "listing the keys"],
+    ["The clean-up after the promotion failed", "InvalidAdminSecret"],
+];
+
 /// Whether a key that was undone could not be told from the one that was to be replaced: the list of a promotion since was not to be had, or
 /// hides whose successor a key is.
-pub fn what_it_replaces_is_hidden(course: &Course, since: usize, value: &str) -> bool {
-    let failed = |why: &str| course.ledger.was_said(since, &["The clean-up after the promotion failed", why]);
+pub fn what_it_replaces_is_hidden(course: &Course, since: usize) -> bool {
     let is_hidden = hides_lost_keys(&course.world.setting.switches)
-        || ["listing the keys", "InvalidAdminSecret"].into_iter().any(failed);
+        || NO_LIST.iter().any(|words| course.ledger.was_said(since, words));
     if is_hidden {
         REPLACES_HIDDEN.count();
-        course.ledger.not_ours(value.to_owned());
     }
     is_hidden
+}
+
+/// A step has failed. If it has promoted without a list, the key that it has replaced may be one that a person put in.
+pub fn promoted_without_a_list(course: &Course, message: &str) {
+    if !NO_LIST.iter().any(|words| words.iter().all(|word| message.contains(word))) {
+        return;
+    }
+    if let Some(replaced) = course.world.key("AWSPREVIOUS").filter(|replaced| replaced.rotated_at.is_none()) {
+        REPLACES_HIDDEN.count();
+        course.ledger.not_ours(replaced.value);
+    }
 }
 
 /// Whether no `finishSecret` has come to an answer since.
@@ -418,8 +433,11 @@ pub fn pending_key_may_be_rotated(world: &World) {
 
 /// Whether the list hides from everybody which keys were lost.
 pub fn hides_lost_keys(switches: &Switches) -> bool {
-    let changes_ends = switches.expires_at != ExpiresAt::AsSent || switches.cap_from == CapFrom::RotatedKey;
-    changes_ends || switches.list_shape != ListShape::Array
+    changes_ends(switches) || switches.list_shape != ListShape::Array
+}
+
+fn changes_ends(switches: &Switches) -> bool {
+    switches.expires_at != ExpiresAt::AsSent || switches.cap_from == CapFrom::RotatedKey
 }
 
 /// Two executions have chosen the same bits: what their case came to proves nothing.
@@ -427,15 +445,15 @@ pub fn same_attempt_bits() {
     SAME_ATTEMPT.count();
 }
 
-/// Whether this only says that a lost key stays, which a warning has named, or the list for not being whole.
-pub fn lost_key_is_hidden(world: &World, broken: &str) -> bool {
-    let history = world.history.borrow().join("\n");
-    let named = |key: &Key| broken.contains(&key.id) && history.contains(&format!("The key {} was never used", key.id));
-    let is_hidden = broken.starts_with("I3")
-        && hides_lost_keys(&world.setting.switches)
-        && (history.contains("the list is not whole")
-            || broken.contains("(was never current, used)")
-            || world.minted().iter().any(named));
+/// Whether this only says that a key stays whose mark the list hides, which is logged and counted; or that the list does not show, of which a
+/// warning has said so.
+pub fn lost_key_is_hidden<'a>(worlds: impl IntoIterator<Item = &'a World>, broken: &str) -> bool {
+    let is_hidden = |world: &World| {
+        changes_ends(&world.setting.switches)
+            || (world.setting.switches.list_shape != ListShape::Array
+                && world.history.borrow().iter().any(|told| told.contains("the list is not whole")))
+    };
+    let is_hidden = broken.starts_with("I3") && worlds.into_iter().any(is_hidden);
     if is_hidden {
         LOST_KEY_HIDDEN.count();
     }

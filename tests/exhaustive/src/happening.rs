@@ -137,11 +137,11 @@ impl Write {
                     || course
                         .ledger
                         .was_said(self.since, &["A person put another key under AWSCURRENT", "AWSPREVIOUS"]);
-                let undone = current != *value && !replaced && !said;
+                let undone = current != *value && !replaced;
                 let is_forgiven = undone
-                    && (excused::killed_after_the_move(course, self.since)
-                        || excused::what_it_replaces_is_hidden(course, self.since, value));
-                (undone && !is_forgiven)
+                    && (excused::what_it_replaces_is_hidden(course, self.since)
+                        || excused::killed_after_the_move(course, self.since));
+                (undone && !said && !is_forgiven)
                     .then(|| "I4: a key that a person made current was undone in silence".to_owned())
             }
         }

@@ -85,6 +85,17 @@ impl Ledger {
         })
     }
 
+    /// Every version that holds a key, by secret and id.
+    fn holders(&self, key: &Key) -> Vec<(String, String)> {
+        self.emulator.with_secrets_manager(|service| {
+            let of_secret = |secret: &Secret| -> Vec<_> {
+                let holds = |version: &&Version| version.text().and_then(key_in).as_ref() == Some(&key.value);
+                secret.versions.iter().filter(holds).map(|version| (secret.arn.clone(), version.id.clone())).collect()
+            };
+            service.secrets().flat_map(of_secret).collect()
+        })
+    }
+
     fn current(&self) -> Vec<String> {
         self.emulator.with_secrets_manager(|service| {
             service.secrets().filter_map(|secret| key_in(secret.versions.labelled("AWSCURRENT")?.text()?)).collect()
@@ -137,7 +148,8 @@ impl Ledger {
             let was_current = books.current_once.contains(&key.value);
             // An old key ends with its grace period; one that nobody has ever used, within the shortest.
             let ends = key.rotated_at.is_some() && (was_current || key.dies_at().is_some_and(|at| at <= now + HOUR));
-            let named = books.said[since..].iter().any(|said| said.contains(&key.id));
+            let named = books.said[since..].iter().any(|said| said.contains(&key.id))
+                || self.holders(key).iter().any(|holder| books.has_named(key, holder));
             let fault = ours && !ends && !named && !books.not_ours.contains(&key.value) && !is_forgiven(key);
             let fault = fault && !excused::mark_is_gone(books.lost_its_mark(key, since));
             let past = if was_current { "was current" } else { "was never current" };
@@ -151,6 +163,16 @@ impl Ledger {
 }
 
 impl Books {
+    /// Whether it was said before of a version's key that nothing ends it: when a new one was created beside it; or when it was replaced,
+    /// by its version, for nothing tells its id.
+    fn has_named(&self, key: &Key, (arn, version): &(String, String)) -> bool {
+        self.said.iter().filter(|said| said.contains(arn)).any(|said| {
+            (said.contains("Nothing ends the old one") && said.contains(&key.id))
+                || (said.contains("put another key in") && said.contains(version))
+                || said.contains("nothing says which id it has")
+        })
+    }
+
     /// Whether the version that this key was to replace has lost its last label before there was a sweep or a report, since nobody holds
     /// the key.
     fn lost_its_mark(&self, key: &Key, unheld: usize) -> bool {
