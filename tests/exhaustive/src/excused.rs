@@ -62,8 +62,8 @@ static LOSER_KILLED: Excuse = Excuse::new(
 static ONE_ID: Excuse = Excuse::new(
     "Successors that keep their key's id.",
     "Where Kosli gives a rotated key's successor the same id, nothing on the account tells the two apart: a key that a second mint \
-     has put in its grace period may be promoted, and a key that was lost cannot be named, and ends with the configured grace period \
-     instead of the shortest. The next rotation makes it good: rotate again within the grace period.",
+     has put in its grace period may be promoted, and a key that was lost or abandoned cannot be named: it ends with the configured \
+     grace period instead of the shortest, or with its expiry. The next rotation makes it good: rotate again within the grace period.",
 );
 static LOST_KEY_HIDDEN: Excuse = Excuse::new(
     "A list of keys that is not whole, or that shows another expiry than was asked for.",
@@ -96,8 +96,9 @@ static BESIDE_ANOTHER_ID: Excuse = Excuse::new(
 static REPLACES_HIDDEN: Excuse = Excuse::new(
     "A key that a person puts in, or goes back to, between a mint and its promotion, where nothing tells which version the pending key \
      replaces.",
-    "The list cannot be had, or shows another expiry than was asked for. The promotion comes first, for the current key may be dying; \
-     fields that differ and a version that is younger than the pending one are named, and AWSPREVIOUS has the key.",
+    "The list cannot be had, or shows another expiry than was asked for. The promotion comes first, for the current key may be dying: \
+     fields that differ and a version that is younger than the pending one are named. AWSPREVIOUS has the key; with `immediately` it is \
+     revoked as the old one.",
 );
 static KILLED_AFTER_MOVE: Excuse = Excuse::new(
     "What was overwritten by an execution that is killed right after it has moved the label, if `finishSecret` does not come again.",
@@ -127,49 +128,6 @@ pub static EXCUSED: [&Excuse; 15] = [
     &KILLED_AFTER_MOVE,
     &MARK_GONE,
 ];
-
-/// What random schedules still find now and then, and what is not forgiven: the function owes it.
-pub struct Owed {
-    /// What it is called, here and in `docs/failures.md`.
-    pub name: &'static str,
-    /// What it comes from, as far as that is known.
-    pub reason: &'static str,
-    /// What a schedule says that has found it: how that begins, and another piece of it.
-    pub found: (&'static str, &'static str),
-    /// In how many of a thousand schedules it is found, at the most. It only ever goes down.
-    pub per_thousand: usize,
-}
-
-/// All that is owed.
-pub static OWED: [Owed; 3] = [
-    Owed {
-        name: "An error after a mint does not name the instant at which the current key dies, though the list or a version tells.",
-        reason: "A late step of an abandoned rotation lists with a key that is dead by now, or cannot read a malformed identity. \
-                 `checkSecret` names the instant.",
-        found: ("I7: ", "does not say until when the current key works"),
-        per_thousand: 12,
-    },
-    Owed {
-        name: "A key that an abandoned rotation leaves behind is not named.",
-        reason: "The version that it was to replace has no label left but one of a person's own, or the sweep that would see it is killed.",
-        found: ("I3: ", "nobody holds it or was told"),
-        per_thousand: 5,
-    },
-    Owed {
-        name: "A living key that a person put in as a plain string is overwritten without a word.",
-        reason: "The admin secret was emptied before the promotion, so that no list tells what the pending key replaces, and \
-                 `CleanUpIncomplete` says only that.",
-        found: ("I4: ", "was undone in silence"),
-        per_thousand: 2,
-    },
-];
-
-impl Owed {
-    /// Whether this is it.
-    pub fn is(&self, broken: &str) -> bool {
-        broken.starts_with(self.found.0) && broken.contains(self.found.1)
-    }
-}
 
 /// Says how often a case came upon something that is forgiven: so often, at most, something was.
 pub fn say_what_was_excused() {
@@ -487,12 +445,5 @@ mod tests {
         let page = include_str!("../../../docs/failures.md");
         let forgiven = EXCUSED.map(|excuse| format!("**{}** {}", excuse.name, excuse.reason));
         assert_eq!(items(page, "### What the tests forgive"), forgiven);
-    }
-
-    #[test]
-    fn all_that_is_owed_is_known() {
-        let page = include_str!("../../../docs/failures.md");
-        let owed: Vec<String> = OWED.iter().map(|owed| format!("**{}** {}", owed.name, owed.reason)).collect();
-        assert_eq!(items(page, "## Known, and not healed yet"), owed);
     }
 }

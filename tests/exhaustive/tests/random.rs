@@ -5,8 +5,7 @@
 //! Every schedule follows from its seed. `SEED=n` runs that one alone; `CASES=n` says how many are run, and `FROM=n` which is
 //! the first (`FROM=$RANDOM` for others than the same ones again).
 //!
-//! What is forgiven is in `excused.rs`, and so is what the function still owes: it may be found so often, and not more. A `SEED` that is
-//! asked for shows it. The clock jumps only while no execution runs, and never past the grace period of a key that is
+//! What is forgiven is in `excused.rs`, and nothing else is. The clock jumps only while no execution runs, and never past the grace period of a key that is
 //! still current: promise I1 ends there.
 
 #![allow(clippy::unwrap_used)]
@@ -24,7 +23,6 @@ use emulator::runtime_api::Outcome;
 use emulator::secrets_manager::{RotationRequest, Staleness};
 use emulator::{BoxFuture, Call, Emulator, Fault, Hook, Service};
 use exhaustive::course::Course;
-use exhaustive::excused::Owed;
 use exhaustive::happening::{Happening, Write};
 use exhaustive::turns::Turns;
 use exhaustive::{excused, kind, on_every_core};
@@ -658,19 +656,11 @@ fn long_random_schedules_keep_every_promise() {
         }
     }
     for (kind, seeds) in kinds {
-        let seeds: Vec<String> = seeds.iter().take(40).map(u64::to_string).collect();
+        let seeds: Vec<String> = seeds.iter().take(8).map(u64::to_string).collect();
         println!("{kind}: SEED={}", seeds.join(", "));
     }
-    // One schedule that was asked for is to show all that it finds.
-    let owed: &[Owed] = if cases == 1 { &[] } else { &excused::OWED };
-    let is_owed = |what: &String| owed.iter().any(|owed| owed.is(what));
-    if let Some((_, _, failure)) = failures.iter().find(|(_, broken, _)| !broken.iter().all(is_owed)) {
+    if let Some((_, _, failure)) = failures.first() {
         panic!("{failure}");
-    }
-    for owed in owed {
-        let found = failures.iter().filter(|(_, broken, _)| broken.iter().any(|what| owed.is(what))).count();
-        say!("owed, found in {found}: {}", owed.name);
-        assert!(found * 1_000 <= owed.per_thousand * cases.max(1_000), "more often than before: {}", owed.name);
     }
     assert!(rotations >= cases, "schedules without rotations prove nothing");
     assert!(happened >= cases || cases == 1, "schedules in which nobody does anything prove nothing");
