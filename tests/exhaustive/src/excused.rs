@@ -325,7 +325,7 @@ fn version_tells(course: &Course, dying: &Key, event: &Value, calls: &[Call]) ->
     let token = event["ClientRequestToken"].as_str().unwrap_or_default();
     let of_version =
         |call: &&Call| call.operation == "GetSecretValue" && call.detail.ends_with(&format!("VersionId={token}"));
-    if calls.iter().filter(of_version).next_back().is_some_and(|call| call.status == Some(400)) {
+    if calls.iter().rfind(of_version).is_some_and(|call| call.status == Some(400)) {
         return false;
     }
     let stored = world.emulator.with_secrets_manager(|service| {
