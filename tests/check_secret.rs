@@ -410,6 +410,35 @@ fn an_old_key_is_used_too_late_after_half_of_its_grace_period_and_alive_too_long
     });
 }
 
+/// A key that was put in without its id, and was replaced by hand: nothing but the key itself tells whether it is alive.
+#[test]
+fn an_old_key_without_an_id_is_tried_once_its_grace_period_would_have_ended() {
+    Testbed::run(async |testbed| {
+        for revoked in [false, true] {
+            let world = testbed.world(&Setting { shape: Shape::ApiKeyAlone, ..Setting::default() });
+            for number in 0..2 {
+                let key = world.made_by_hand(ACCOUNT).value;
+                let value = world.value("AWSCURRENT").unwrap().replace(&world.key("AWSCURRENT").unwrap().value, &key);
+                world.put(&value, &token("hand", number));
+            }
+            let old = world.key("AWSPREVIOUS").unwrap();
+            if revoked {
+                assert!(world.emulator.with_kosli(|kosli| kosli.revoke_key(&old.id)));
+            }
+            let ends = stored(&world, "AWSCURRENT") + DAY;
+            world.advance((ends + HOUR).duration_since(world.emulator.clock().now()).unwrap());
+            let report = check(&world).await;
+            let told = detail(&report, "old-key", true);
+            assert!(told.contains(&format!("until about {}", testbed::rfc3339(ends))), "{told}");
+            assert_eq!(world.kosli_key(&old.id).used_at, old.used_at, "its use is left alone");
+            world.advance(Duration::from_secs(1));
+            let report = check(&world).await;
+            let told = detail(&report, "old-key", revoked);
+            assert!(told.contains(if revoked { "The old key is dead." } else { "nothing ends it" }), "{told}");
+        }
+    });
+}
+
 /// Keys that the next rotation takes care of, whichever version they were minted to replace, and those that it does not touch.
 #[test]
 fn what_becomes_of_an_orphan_is_told() {

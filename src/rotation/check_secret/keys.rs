@@ -161,22 +161,16 @@ impl Checkup<'_> {
                 "The old key shares its id with the new one: it ends with its grace period.".to_owned(),
             );
         }
+        // The current version was made right after its key was minted, which began the old key's grace period.
+        let ends = estimated_death(current.created, self.policy);
         let (id, entry) = match self.session.look_up(previous, authority, Some(listing)).await {
-            // So it is after the first rotation of a value without a field for the id.
-            Ok(None) => {
-                return self.passed(
-                    CheckName::OldKey,
-                    "Nothing says which id the old key has: it ends with its grace period.".to_owned(),
-                );
-            }
+            Ok(None) => return self.check_old_key_without_id(previous, ends).await,
             Ok(Some((id, Some(entry)))) => (id, entry),
             Ok(Some((id, None))) => {
                 return self.passed(CheckName::OldKey, format!("The old key {id} is not on the account any more."));
             }
             Err(error) => return self.failed(CheckName::OldKey, &error),
         };
-        // The current version was made right after its key was minted, which began the old key's grace period.
-        let ends = estimated_death(current.created, self.policy);
         let used =
             entry.last_used_at.map_or_else(|| "never used".to_owned(), |at| format!("last used {}", rfc3339(at)));
         if self.now > ends + STUCK_AFTER {
@@ -199,6 +193,32 @@ impl Checkup<'_> {
             );
         }
         self.passed(CheckName::OldKey, detail);
+    }
+
+    /// The same, where nothing says which id it has: a key that a person put in without one. It is used only after its grace period would
+    /// have ended, so that its last use tells of readers until then.
+    async fn check_old_key_without_id(&mut self, previous: &Credential, ends: SystemTime) {
+        const NO_ID: &str = "Nothing says which id the old key has";
+        if self.now <= ends + STUCK_AFTER {
+            let until = rfc3339(ends);
+            return self.passed(
+                CheckName::OldKey,
+                format!("{NO_ID}. If a rotation has replaced it, it is in its grace period until about {until}."),
+            );
+        }
+        match self.session.accepts(&previous.account, previous.key(), "the old key", &DEATH_PAUSES).await {
+            Ok(Acceptance::Dead) => self.passed(CheckName::OldKey, "The old key is dead.".to_owned()),
+            Ok(Acceptance::Accepted) => self.not_ok(
+                CheckName::OldKey,
+                format!(
+                    "The old key is alive, though a grace period would have ended at {}: nothing ends it. {NO_ID}: find it among the \
+                     account's keys ({}) and revoke it.",
+                    rfc3339(ends),
+                    by_hand::list_keys(&previous.account, self.session.host())
+                ),
+            ),
+            Err(error) => self.failed(CheckName::OldKey, &error),
+        }
     }
 
     /// Whether keys live that were minted to replace a version that is in sight, and that no version holds: what the next sweep would see.
