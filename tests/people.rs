@@ -336,3 +336,21 @@ fn a_key_of_an_abandoned_rotation_is_named_as_long_as_a_label_of_a_persons_own_t
         assert!(!orphans(&found).contains(&abandoned), "{found}");
     });
 }
+
+/// A person names another account while the secret is rotated: the clean-up looks there, and says so.
+#[test]
+fn a_clean_up_on_another_account_than_the_mint_says_so() {
+    Testbed::run(async |testbed| {
+        for changed in [true, false] {
+            let world = testbed.world(&Setting { shape: Shape::Plain, ..Setting::default() });
+            let rotation = world.until_finish(&second()).await;
+            if changed {
+                world.tag("kosli:service-account", "platform");
+            }
+            let answer = done(world.step(&rotation, "finishSecret").await);
+            let new = world.key("AWSCURRENT").unwrap().id;
+            let said = format!("does not find the new key {new} on the service account acme/platform");
+            assert_eq!(answer["warnings"].to_string().contains(&said), changed, "{answer}");
+        }
+    });
+}

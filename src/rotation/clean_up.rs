@@ -376,14 +376,22 @@ impl CleanUp<'_> {
 
     async fn warn_of_a_part(&mut self, listing: &Listing) {
         let session = &self.invocation.session;
-        if listing.entry(self.new.key_id.as_ref()).is_none()
-            && let Ok(Some((id, Some(_)))) = session.look_up(self.new, &self.authority, Some(listing)).await
-        {
-            self.answer.warnings.push(format!(
+        if listing.entry(self.new.key_id.as_ref()).is_some() {
+            return;
+        }
+        let Ok(Some((id, entry))) = session.look_up(self.new, &self.authority, Some(listing)).await else { return };
+        self.answer.warnings.push(match entry {
+            Some(_) => format!(
                 "Kosli's list of keys does not show the new key {id}, which exists: the list is not whole, and a lost key of this \
                  rotation would not be found. Compare the account's never-used keys in Kosli with the secret."
-            ));
-        }
+            ),
+            None => format!(
+                "Kosli does not find the new key {id} on the service account {}, which the secret names by now, so a lost key of this \
+                 rotation would not be found. If the name was changed while the secret was rotated, put it right, and compare the \
+                 never-used keys of the account that it named before with the secret.",
+                self.new.account
+            ),
+        });
     }
 
     /// Whether Kosli refuses the key of the version under AWSPREVIOUS. There is nothing to revoke then: it was, or a person has

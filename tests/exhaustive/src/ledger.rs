@@ -181,7 +181,10 @@ impl Books {
         };
         let gone = self.unlabelled_since.iter().find(|(version, _)| is_of(version));
         gone.is_some_and(|((arn, _), gone)| {
-            let looks = |said: &String, what: &str| said.contains(arn) && said.contains(what);
+            // A sweep of another account, which a person has named meanwhile, says that it has not found the new key there.
+            let looks = |said: &String, what: &str| {
+                said.contains(arn) && said.contains(what) && !said.contains("does not find the new key")
+            };
             let before = self.said.get(unheld..*gone).unwrap_or_default();
             let was_looked_for = before.iter().any(|said| looks(said, "\"promoted\"") || looks(said, "\"checks\""));
             // The promotion that takes the label off sees it before, and says so afterwards.
