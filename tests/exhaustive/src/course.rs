@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use testbed::{ACCOUNT, ADMIN_SECRET, DAY, DESCRIPTION, HOUR, ORG, Shape, TIMEOUT, World, key_in, token, version_id};
 
 use crate::excused;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, is_labelled};
 
 /// How Secrets Manager tries again: longer apart than the function's time-out and the age at which a key counts as lost.
 const RETRIES: Retries = Retries { attempts: 4, spacing: Duration::from_secs(120) };
@@ -101,7 +101,7 @@ impl Course {
     /// A version id that nobody has used yet, whose mark nobody has: two marks are the same by chance once in so many times, whose
     /// odds the design names.
     pub fn fresh_version(&self) -> String {
-        let marks = self.marks();
+        let marks = self.marks(|_| true);
         let ends: Vec<u64> = self.world.emulator.with_kosli(|kosli| kosli.keys().filter_map(expiry).collect());
         loop {
             self.versions.set(self.versions.get() + 1);
@@ -113,12 +113,12 @@ impl Course {
         }
     }
 
-    /// Every mark that a key of some secret's may carry.
-    fn marks(&self) -> Vec<Mark> {
+    /// Every mark that a key of some secret's may carry, of those versions that count.
+    fn marks(&self, counts: impl Fn(&Version) -> bool) -> Vec<Mark> {
         self.world.emulator.with_secrets_manager(|service| {
             let of_secret = |secret: &Secret| -> Vec<Mark> {
                 let of_version = |version: &Version| Mark::of(&secret.arn, &version_id(&version.id));
-                secret.versions.iter().map(of_version).collect()
+                secret.versions.iter().filter(|version| counts(version)).map(of_version).collect()
             };
             service.secrets().flat_map(of_secret).collect()
         })
@@ -128,12 +128,13 @@ impl Course {
     pub async fn invoke(&self, execution: usize, event: &Value) -> Outcome {
         let emulator = &self.world.emulator;
         let (before, began) = (emulator.calls().len(), emulator.clock().now());
+        let in_sight = self.marks(is_labelled);
         let outcome = self.world.invoke_within(execution, event, self.timeout.get()).await;
         self.ledger.note(&outcome);
         self.ledger.observe();
+        excused::promoted(self, &in_sight, &outcome);
         match &outcome {
             Err(error) => {
-                excused::promoted_without_a_list(self, &error.error_message);
                 let mut calls = emulator.calls().split_off(before);
                 calls.retain(|call| call.tag == self.world.executions[execution].tag);
                 self.expect_death_named(error, event, began, &calls);
@@ -260,7 +261,7 @@ impl Course {
     /// Makes a key by hand, as a person does in Kosli's pages.
     pub fn make_key(&self) -> Key {
         let now = self.world.emulator.clock().now();
-        let marks = self.marks();
+        let marks = self.marks(|_| true);
         let is_marked = |end: u64| marks.iter().any(|mark| mark.attempt_in(end).is_some());
         let end = seconds(now + DAY * 190);
         let end = (end..).find(|end| !is_marked(*end)).map(|end| UNIX_EPOCH + Duration::from_secs(end));

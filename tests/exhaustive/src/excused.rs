@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use emulator::kosli::{
     CapFrom, CarriedOver, ExpiresAt, Key, ListInGrace, ListShape, MintedBy, RotateInGrace, SuccessorId, Switches,
 };
+use emulator::runtime_api::Outcome;
 use emulator::secrets_manager::{Staleness, Version};
 use emulator::{Call, Emulator, Fault};
 use kosli_key_rotation::marker::Mark;
@@ -96,7 +97,8 @@ static BESIDE_ANOTHER_ID: Excuse = Excuse::new(
 static REPLACES_HIDDEN: Excuse = Excuse::new(
     "A key that a person puts in, or goes back to, between a mint and its promotion, where nothing tells which version the pending key \
      replaces.",
-    "The list cannot be had, or shows another expiry than was asked for. The promotion comes first, for the current key may be dying: \
+    "The list cannot be had, is another account's, or shows another expiry than was asked for; or that version has lost its last label, \
+     for two rotations have completed meanwhile. The promotion comes first, for the current key may be dying: \
      fields that differ and a version that is younger than the pending one are named. AWSPREVIOUS has the key; with `immediately` it is \
      revoked as the old one.",
 );
@@ -200,9 +202,15 @@ pub fn what_it_replaces_is_hidden(course: &Course, since: usize) -> bool {
     is_hidden
 }
 
-/// A step has failed. If it has promoted without a list, the key that it has replaced may be one that a person put in.
-pub fn promoted_without_a_list(course: &Course, message: &str) {
-    if !NO_LIST.iter().any(|words| words.iter().all(|word| message.contains(word))) {
+/// A step has ended. If it has promoted a key of which nothing told what it was to replace, the key that it has replaced may be one that a
+/// person put in. `in_sight` are the marks of the labelled versions as they were before.
+pub fn promoted(course: &Course, in_sight: &[Mark], outcome: &Outcome) {
+    let has_promoted = outcome.as_ref().is_ok_and(|answer| answer["outcome"] == "promoted");
+    let said = outcome.as_ref().map_or_else(|error| error.error_message.clone(), Value::to_string);
+    let no_list = NO_LIST.iter().any(|words| words.iter().all(|word| said.contains(word)));
+    let elsewhere = said.contains("does not find the new key");
+    let unmarked = || course.world.key("AWSCURRENT").is_some_and(|new| !is_marked(&new, in_sight));
+    if !no_list && !(has_promoted && (elsewhere || unmarked())) {
         return;
     }
     if let Some(replaced) = course.world.key("AWSPREVIOUS").filter(|replaced| replaced.rotated_at.is_none()) {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
+use std::time::SystemTime;
 
 use emulator::Emulator;
 use emulator::kosli::{Key, MintedBy};
@@ -30,6 +31,8 @@ struct Books {
     unlabelled_since: BTreeMap<(String, String), usize>,
     /// What answers and errors have said to the operator, in words.
     said: Vec<String>,
+    /// When.
+    said_at: Vec<SystemTime>,
     /// Keys that are somebody else's, or that a person has replaced by hand: values.
     not_ours: BTreeSet<String>,
 }
@@ -115,7 +118,9 @@ impl Ledger {
             Err(error) if error.error_type.starts_with("Runtime.") => String::new(),
             Err(error) => error.to_string(),
         };
-        self.books.lock().unwrap().said.push(words);
+        let mut books = self.books.lock().unwrap();
+        books.said.push(words);
+        books.said_at.push(self.emulator.clock().now());
     }
 
     /// How much has been said.
@@ -167,7 +172,8 @@ impl Books {
     /// by its version, for nothing tells its id.
     fn has_named(&self, key: &Key, (arn, version): &(String, String)) -> bool {
         self.said.iter().filter(|said| said.contains(arn)).any(|said| {
-            (said.contains("Nothing ends the old one") && said.contains(&key.id))
+            let lives_on = ["Nothing ends the old one", "Kosli still accepts the old key"];
+            (lives_on.into_iter().any(|words| said.contains(words)) && said.contains(&key.id))
                 || (said.contains("put another key in") && said.contains(version))
                 || said.contains("nothing says which id it has")
         })
@@ -185,8 +191,12 @@ impl Books {
             let looks = |said: &String, what: &str| {
                 said.contains(arn) && said.contains(what) && !said.contains("does not find the new key")
             };
-            let before = self.said.get(unheld..*gone).unwrap_or_default();
-            let was_looked_for = before.iter().any(|said| looks(said, "\"promoted\"") || looks(said, "\"checks\""));
+            // A report passes over what is younger than an hour: a rotation may be at work.
+            let is_old = |number: usize| self.said_at[number] > key.created_at + HOUR;
+            let was_looked_for = (unheld..*gone).any(|number| {
+                let said = &self.said[number];
+                looks(said, "\"promoted\"") || (looks(said, "\"checks\"") && is_old(number))
+            });
             // The promotion that takes the label off sees it before, and says so afterwards.
             let by_promotion = self.said.get(*gone).is_some_and(|said| looks(said, "\"promoted\""));
             !was_looked_for && !by_promotion
@@ -195,6 +205,6 @@ impl Books {
 }
 
 /// A label that only says which id a key has is none.
-fn is_labelled(version: &Version) -> bool {
+pub(crate) fn is_labelled(version: &Version) -> bool {
     version.stages.iter().any(|label| !label.starts_with("kosli-key-id:"))
 }
