@@ -529,6 +529,41 @@ fn the_old_key_after_a_roll_back_is_named() {
     });
 }
 
+/// A person revokes the new key and goes back to the old one, which is in its grace period: its successor is gone, and the age of the version
+/// that it was in tells.
+#[test]
+fn a_current_key_that_was_gone_back_to_is_said_to_be_dying_though_its_successor_is_gone() {
+    Testbed::run(async |testbed| {
+        for revoked in [true, false] {
+            let world = rotated(testbed, &Setting::default()).await;
+            let dies = world.kosli_key(&world.first_key).grace_ends_at.unwrap();
+            if revoked {
+                let new = world.key("AWSCURRENT").unwrap().id;
+                assert!(world.emulator.with_kosli(|kosli| kosli.revoke_key(&new)));
+            }
+            world.move_label("AWSCURRENT", &token("first", 0), Some(&token("second", 0)));
+            let report = check(&world).await;
+            let told = detail(&report, "current-key", false);
+            assert!(told.contains(&testbed::rfc3339(dies)) && told.contains("Rotate now"), "{told}");
+        }
+        // The grace period was a longer one when the key was rotated.
+        let world = testbed.world(&Setting::default());
+        world.tag("kosli:grace-period-hours", "48");
+        world.rotate_completely(&token("second", 0)).await;
+        world.untag("kosli:grace-period-hours");
+        world.move_label("AWSCURRENT", &token("first", 0), Some(&token("second", 0)));
+        world.advance(HOUR * 25);
+        let report = testbed::done(world.invoke(0, &json!({"Step": "checkSecret", "SecretId": world.arn})).await);
+        assert!(detail(&report, "current-key", false).contains("it may end at any time"), "{report:#}");
+        // A key that was put in by hand and taken back is nobody's successor.
+        let world = testbed.world(&Setting::default());
+        let key = world.made_by_hand(ACCOUNT);
+        world.put(&Shape::ApiKey.value(&key.id, &key.value), &token("hand", 0));
+        world.move_label("AWSCURRENT", &token("first", 0), Some(&token("hand", 0)));
+        detail(&check(&world).await, "current-key", true);
+    });
+}
+
 #[test]
 fn a_key_put_in_beside_the_old_id_is_named() {
     Testbed::run(async |testbed| {

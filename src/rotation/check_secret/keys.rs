@@ -16,8 +16,8 @@ use crate::kosli::{Acceptance, Listing};
 const ORPHANED_AFTER: Duration = Duration::from_secs(3_600);
 
 impl Checkup<'_> {
-    /// When the current key dies of a rotation, as far as its successors or the age of the pending version tell; `None`: nothing says
-    /// that it does.
+    /// When the current key dies of a rotation, as far as its successors tell, or the age of the pending version, or of one that a person has
+    /// gone back from and whose key is not on the account any more; `None`: nothing says that it does.
     pub(super) fn death(
         &self,
         current: &Credential,
@@ -28,7 +28,11 @@ impl Checkup<'_> {
         let marks = Marks::of(&self.description.arn, current, previous);
         // A copy of the current value tests the configuration: nothing was minted for it.
         let pending = pending.filter(|pending| !pending.key().same(current.key()));
-        let by_age = || pending.map(|pending| estimated_death(pending.created, self.policy));
+        let taken_back = previous.filter(|previous| {
+            let is_gone = previous.key_id.is_some() && listing.entry(previous.key_id.as_ref()).is_none();
+            previous.created > current.created && !previous.key().same(current.key()) && is_gone
+        });
+        let by_age = || pending.or(taken_back).map(|successor| estimated_death(successor.created, self.policy));
         marks.death(&listing.keys, current.key_id.as_ref(), self.policy.grace()).or_else(by_age)
     }
 
@@ -62,7 +66,18 @@ impl Checkup<'_> {
             return Some(dies);
         }
         match self.session.accepts(&current.account, current.key(), "the current key", &DEATH_PAUSES).await {
-            Ok(Acceptance::Accepted) => self.passed(CheckName::CurrentKey, "Kosli accepts the current key.".to_owned()),
+            Ok(Acceptance::Accepted) => match death {
+                None => self.passed(CheckName::CurrentKey, "Kosli accepts the current key.".to_owned()),
+                Some(died) => self.not_ok(
+                    CheckName::CurrentKey,
+                    format!(
+                        "Kosli accepts the current key, though a rotation has minted a successor of it, and its grace period would have \
+                         ended at about {}: it may end at any time. Rotate now: {}.",
+                        rfc3339(died),
+                        by_hand::rotate(&self.secret())
+                    ),
+                ),
+            },
             Ok(Acceptance::Dead) => {
                 self.not_ok(
                     CheckName::CurrentKey,

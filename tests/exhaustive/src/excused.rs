@@ -161,6 +161,15 @@ pub(crate) fn label_moved_unseen(probe: &Probe, value: String) {
     probe.ended_by_hand(value);
 }
 
+/// Whether a key that was current is dead: nothing is lost with it.
+pub fn is_dead(course: &Course, value: &str) -> bool {
+    let is_dead = !course.world.emulator.with_kosli(|kosli| kosli.accepts(value));
+    if is_dead {
+        DEAD_KEY_CURRENT.count();
+    }
+    is_dead
+}
+
 /// A person revokes a key, and with it all that have its id.
 pub fn revoked_by_hand(course: &Course, id: &str) {
     REVOKED_BY_HAND.count();
@@ -210,7 +219,8 @@ pub fn promoted(course: &Course, in_sight: &[Mark], outcome: &Outcome) {
     let no_list = NO_LIST.iter().any(|words| words.iter().all(|word| said.contains(word)));
     let elsewhere = said.contains("does not find the new key");
     let unmarked = || course.world.key("AWSCURRENT").is_some_and(|new| !is_marked(&new, in_sight));
-    if !no_list && !(has_promoted && (elsewhere || unmarked())) {
+    let is_hidden = || elsewhere || unmarked() || one_id(&course.world.setting.switches);
+    if !no_list && !(has_promoted && is_hidden()) {
         return;
     }
     if let Some(replaced) = course.world.key("AWSPREVIOUS").filter(|replaced| replaced.rotated_at.is_none()) {
@@ -283,7 +293,8 @@ pub fn nothing_tells_of_the_mint(course: &Course, dying: &Key, event: &Value, ca
     let arn = event["SecretId"].as_str().unwrap_or_default();
     let mints = |call: &Call| call.operation == "rotate" && call.effect.is_some_and(|status| status < 300);
     let nothing = !calls.iter().any(mints)
-        && (!is_readable(calls, &["DescribeSecret", "GetSecretValue"])
+        && (!calls.iter().any(|call| call.operation == "DescribeSecret" && call.status == Some(200))
+            || !is_readable(calls, &["DescribeSecret", "GetSecretValue"])
             || !has_read_what_is_current(course, calls)
             || !(version_tells(course, dying, event, calls) || list_tells(course, arn, dying, calls)));
     if nothing {

@@ -140,7 +140,8 @@ impl Write {
                 let undone = current != *value && !replaced;
                 let is_forgiven = undone
                     && (excused::what_it_replaces_is_hidden(course, self.since)
-                        || excused::killed_after_the_move(course, self.since));
+                        || excused::killed_after_the_move(course, self.since)
+                        || excused::is_dead(course, value));
                 (undone && !said && !is_forgiven)
                     .then(|| "I4: a key that a person made current was undone in silence".to_owned())
             }

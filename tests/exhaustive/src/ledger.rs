@@ -146,6 +146,8 @@ impl Ledger {
         let now = self.emulator.clock().now();
         let keys: Vec<Key> = self.emulator.with_kosli(|kosli| kosli.keys().cloned().collect());
         let books = self.books.lock().unwrap();
+        let elsewhere: Vec<String> =
+            keys.iter().filter(|key| key.account != ACCOUNT).map(|key| format!("\"key_id\":\"{}\"", key.id)).collect();
         let live = keys.iter().filter(|key| key.account == ACCOUNT && key.is_live_at(now));
         live.filter_map(|key| {
             let since = *books.unheld_since.get(&key.value)?;
@@ -156,7 +158,7 @@ impl Ledger {
             let named = books.said[since..].iter().any(|said| said.contains(&key.id))
                 || self.holders(key).iter().any(|holder| books.has_named(key, holder));
             let fault = ours && !ends && !named && !books.not_ours.contains(&key.value) && !is_forgiven(key);
-            let fault = fault && !excused::mark_is_gone(books.lost_its_mark(key, since));
+            let fault = fault && !excused::mark_is_gone(books.lost_its_mark(key, since, &elsewhere));
             let past = if was_current { "was current" } else { "was never current" };
             let used = if key.used_at.is_empty() { "never used" } else { "used" };
             fault.then(|| {
@@ -181,16 +183,17 @@ impl Books {
 
     /// Whether the version that this key was to replace has lost its last label before there was a sweep or a report, since nobody holds
     /// the key.
-    fn lost_its_mark(&self, key: &Key, unheld: usize) -> bool {
+    fn lost_its_mark(&self, key: &Key, unheld: usize, elsewhere: &[String]) -> bool {
         let is_of = |(arn, version): &(String, String)| {
             expiry(key).is_some_and(|end| Mark::of(arn, &version_id(version)).attempt_in(end).is_some())
         };
         let gone = self.unlabelled_since.iter().find(|(version, _)| is_of(version));
         gone.is_some_and(|((arn, _), gone)| {
-            // A sweep of another account, which a person has named meanwhile, says that it has not found the new key there.
-            let looks = |said: &String, what: &str| {
-                said.contains(arn) && said.contains(what) && !said.contains("does not find the new key")
+            // A sweep of another account, which a person has named meanwhile, has the new key there, or says that it has not found it.
+            let is_elsewhere = |said: &String| {
+                said.contains("does not find the new key") || elsewhere.iter().any(|other| said.contains(other))
             };
+            let looks = |said: &String, what: &str| said.contains(arn) && said.contains(what) && !is_elsewhere(said);
             // A report passes over what is younger than an hour: a rotation may be at work.
             let is_old = |number: usize| self.said_at[number] > key.created_at + HOUR;
             let was_looked_for = (unheld..*gone).any(|number| {
@@ -198,7 +201,7 @@ impl Books {
                 looks(said, "\"promoted\"") || (looks(said, "\"checks\"") && is_old(number))
             });
             // The promotion that takes the label off sees it before, and says so afterwards.
-            let by_promotion = self.said.get(*gone).is_some_and(|said| looks(said, "\"promoted\""));
+            let by_promotion = unheld <= *gone && self.said.get(*gone).is_some_and(|said| looks(said, "\"promoted\""));
             !was_looked_for && !by_promotion
         })
     }
