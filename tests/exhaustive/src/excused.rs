@@ -220,10 +220,9 @@ pub fn promoted(course: &Course, in_sight: &[Mark], outcome: &Outcome) {
     let elsewhere = said.contains("does not find the new key");
     let unmarked = || course.world.key("AWSCURRENT").is_some_and(|new| !is_marked(&new, in_sight));
     let is_hidden = || elsewhere || unmarked() || one_id(&course.world.setting.switches);
-    if !no_list && !(has_promoted && is_hidden()) {
-        return;
-    }
-    if let Some(replaced) = course.world.key("AWSPREVIOUS").filter(|replaced| replaced.rotated_at.is_none()) {
+    let may_be_a_persons = no_list || (has_promoted && is_hidden());
+    let replaced = course.world.key("AWSPREVIOUS").filter(|replaced| may_be_a_persons && replaced.rotated_at.is_none());
+    if let Some(replaced) = replaced {
         REPLACES_HIDDEN.count();
         course.ledger.not_ours(replaced.value);
     }
