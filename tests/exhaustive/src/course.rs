@@ -56,6 +56,8 @@ pub struct Course {
     versions: Rc<Cell<usize>>,
     /// Nobody can tell a dying key from its successor: Kosli has given both the same id, or shows no marks.
     pub is_blind: bool,
+    /// Several things befall it one after the other, as in random schedules: what only such a course comes to may be forgiven.
+    pub is_long: bool,
     /// The execution environment that other rotations run on.
     pub elsewhere: usize,
     last_error: RefCell<Option<FunctionError>>,
@@ -74,13 +76,15 @@ impl Course {
 
     /// The course of another secret in the same case.
     pub fn beside(&self, world: World) -> Self {
-        Self { elsewhere: self.elsewhere, versions: self.versions.clone(), ..Self::with(world, self.ledger.clone()) }
+        let (elsewhere, is_long, versions) = (self.elsewhere, self.is_long, self.versions.clone());
+        Self { elsewhere, is_long, versions, ..Self::with(world, self.ledger.clone()) }
     }
 
     fn with(world: World, ledger: Arc<Ledger>) -> Self {
         Self {
             begin: world.emulator.clock().now(),
             is_blind: excused::one_id(&world.setting.switches) || excused::hides_lost_keys(&world.setting.switches),
+            is_long: false,
             world,
             ledger,
             timeout: Cell::new(TIMEOUT),
@@ -128,11 +132,13 @@ impl Course {
     pub async fn invoke(&self, execution: usize, event: &Value) -> Outcome {
         let emulator = &self.world.emulator;
         let (before, began) = (emulator.calls().len(), emulator.clock().now());
-        let in_sight = self.marks(is_labelled);
+        let in_sight = if self.is_long { self.marks(is_labelled) } else { Vec::new() };
         let outcome = self.world.invoke_within(execution, event, self.timeout.get()).await;
         self.ledger.note(&outcome);
         self.ledger.observe();
-        excused::promoted(self, &in_sight, &outcome);
+        if self.is_long {
+            excused::promoted(self, &in_sight, &outcome);
+        }
         match &outcome {
             Err(error) => {
                 let mut calls = emulator.calls().split_off(before);

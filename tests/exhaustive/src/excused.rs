@@ -421,15 +421,25 @@ pub fn same_attempt_bits() {
     SAME_ATTEMPT.count();
 }
 
-/// Whether this only says that a key stays whose mark the list hides, which is logged and counted; or that the list does not show, of which a
-/// warning has said so.
-pub fn lost_key_is_hidden<'a>(worlds: impl IntoIterator<Item = &'a World>, broken: &str) -> bool {
-    let is_hidden = |world: &World| {
-        changes_ends(&world.setting.switches)
-            || (world.setting.switches.list_shape != ListShape::Array
-                && world.history.borrow().iter().any(|told| told.contains("the list is not whole")))
-    };
-    let is_hidden = broken.starts_with("I3") && worlds.into_iter().any(is_hidden);
+/// Whether this only says that a lost key stays, which a warning has named, or the list for not being whole.
+pub fn lost_key_is_hidden(world: &World, broken: &str) -> bool {
+    let history = world.history.borrow().join("\n");
+    let named = |key: &Key| broken.contains(&key.id) && history.contains(&format!("The key {} was never used", key.id));
+    let is_hidden = broken.starts_with("I3")
+        && hides_lost_keys(&world.setting.switches)
+        && (history.contains("the list is not whole")
+            || broken.contains("(was never current, used)")
+            || world.minted().iter().any(named));
+    if is_hidden {
+        LOST_KEY_HIDDEN.count();
+    }
+    is_hidden
+}
+
+/// Whether this only says that a key stays, of one of several rotations, where Kosli changes the ends that carry marks: that is logged and
+/// counted, and only what is younger than the current version is named.
+pub fn mark_is_hidden(course: &Course, broken: &str) -> bool {
+    let is_hidden = broken.starts_with("I3") && changes_ends(&course.world.setting.switches);
     if is_hidden {
         LOST_KEY_HIDDEN.count();
     }

@@ -123,7 +123,7 @@ impl Write {
             What::Field => {
                 let kept = course.world.value("AWSCURRENT").is_some_and(|value| value.contains(FIELD));
                 let said = course.ledger.was_said(self.since, &[FIELD, "AWSPREVIOUS"]);
-                (!kept && !said && !excused::killed_after_the_move(course, self.since))
+                (!kept && !said && !(course.is_long && excused::killed_after_the_move(course, self.since)))
                     .then(|| "I4: an edited field was undone in silence".to_owned())
             }
             What::Key(id, value, version) => {
@@ -139,6 +139,7 @@ impl Write {
                         .was_said(self.since, &["A person put another key under AWSCURRENT", "AWSPREVIOUS"]);
                 let undone = current != *value && !replaced;
                 let is_forgiven = undone
+                    && course.is_long
                     && (excused::what_it_replaces_is_hidden(course, self.since)
                         || excused::killed_after_the_move(course, self.since)
                         || excused::is_dead(course, value));

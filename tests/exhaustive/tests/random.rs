@@ -190,6 +190,7 @@ impl Schedule {
         excused::pending_key_may_be_rotated(&world);
         let sibling = random.bool().then(|| world.sibling("kosli/other"));
         let mut course = Course::new(world);
+        course.is_long = true;
         course.elsewhere = ELSEWHERE;
         let other = sibling.map(|sibling| course.beside(sibling));
         course.ledger.observe();
@@ -507,8 +508,12 @@ impl Schedule {
         broken.extend(self.at_the_end().await);
         broken.extend(self.wrong_hands());
         broken.extend(self.leaks());
-        let worlds = || self.courses.iter().map(|course| &course.world);
-        broken.retain(|what| !excused::lost_key_is_hidden(worlds(), what));
+        broken.retain(|what| {
+            let is_hidden = |course: &Course| {
+                excused::lost_key_is_hidden(&course.world, what) || excused::mark_is_hidden(course, what)
+            };
+            !self.courses.iter().any(is_hidden)
+        });
         // What goes on is broken once.
         let mut kinds = BTreeSet::new();
         broken.into_iter().filter(|what| kinds.insert(kind(what))).collect()
