@@ -321,7 +321,9 @@ fn has_read_what_is_current(course: &Course, calls: &[Call]) -> bool {
     let last: BTreeMap<String, String> = calls.iter().filter_map(of_current).collect();
     course.world.emulator.with_secrets_manager(|service| {
         last.iter().all(|(name, version)| {
-            let current = service.secret(name).and_then(|secret| secret.versions.labelled("AWSCURRENT"));
+            // A call names the end of an ARN, or a name.
+            let mut secrets = service.secrets().filter(|secret| secret.arn.ends_with(name) || secret.name == *name);
+            let current = secrets.next().expect("it was read").versions.labelled("AWSCURRENT");
             current.is_some_and(|current| current.id == *version)
         })
     })
@@ -344,6 +346,10 @@ fn version_tells(course: &Course, dying: &Key, event: &Value, calls: &[Call]) ->
     let of_version =
         |call: &&Call| call.operation == "GetSecretValue" && call.detail.ends_with(&format!("VersionId={token}"));
     if calls.iter().rfind(of_version).is_some_and(|call| call.status == Some(400)) {
+        return false;
+    }
+    // A list that lags behind shows the key that had the id before.
+    if world.setting.switches.successor_id == SuccessorId::Same && !world.setting.switches.list_lag.is_zero() {
         return false;
     }
     let stored = world.emulator.with_secrets_manager(|service| {
@@ -391,12 +397,19 @@ fn list_tells(course: &Course, arn: &str, dying: &Key, calls: &[Call]) -> bool {
     }
     let is_read = |version: &Version| ["AWSCURRENT", "AWSPREVIOUS"].iter().any(|label| version.stages.contains(*label));
     let marks = marks_of(course, arn, is_read, dying);
+    let since = world
+        .emulator
+        .with_secrets_manager(|service| Some(service.secret(arn)?.versions.labelled("AWSCURRENT")?.created));
     let is_hidden = |key: &Key| switches.list_in_grace == ListInGrace::Hidden && key.rotated_at.is_some();
     world.emulator.with_kosli(|kosli| {
         let live = kosli.keys().filter(|key| key.account == ACCOUNT && key.is_live_at(now) && !is_hidden(key));
         // Of those that share an id, the newest.
         let listed: BTreeMap<&str, &Key> = live.map(|key| (key.id.as_str(), key)).collect();
-        let tells = |key: &&Key| key.minted_by != MintedBy::SetUp && key.value != dying.value && is_marked(key, &marks);
+        // One that has kept the id is told by its date alone.
+        let is_later = |key: &Key| key.id != dying.id || since.is_some_and(|since| key.created_at > since);
+        let tells = |key: &&Key| {
+            key.minted_by != MintedBy::SetUp && key.value != dying.value && is_marked(key, &marks) && is_later(key)
+        };
         listed.into_values().any(|key| tells(&key))
     })
 }
