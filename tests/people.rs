@@ -354,3 +354,76 @@ fn a_clean_up_on_another_account_than_the_mint_says_so() {
         }
     });
 }
+
+/// The key under AWSCURRENT was made after the late step's version, and a field was edited since: that step has minted no successor of it.
+#[test]
+fn a_late_step_of_a_rotation_that_was_replaced_does_not_say_that_an_edited_key_is_dying() {
+    Testbed::run(async |testbed| {
+        for list_in_grace in EVERY_LIST {
+            for later in [HOUR, DAY * 30] {
+                let switches = Switches { list_in_grace, ..Switches::default() };
+                let world = testbed.world(&Setting { switches, ..Setting::default() });
+                let first = world.begin_rotation(&token("turn", 0)).unwrap();
+                world.complete(&first, ONCE).await;
+                world.advance(later);
+                world.rotate_completely(&token("turn", 1)).await;
+                world.advance(HOUR);
+                edit(&world, 1);
+                let text = refused(world.step(&first, "finishSecret").await, "TokenNotStaged");
+                assert!(
+                    !text.contains("Rotate now") && !text.contains("works until"),
+                    "{list_in_grace:?} {later:?} {text}"
+                );
+            }
+        }
+    });
+}
+
+/// The promotion is stopped, for a person has put another key in: it is not in its grace period, and the report says whether it works.
+#[test]
+fn a_report_tries_a_key_that_a_person_has_put_in_beside_a_pending_version() {
+    Testbed::run(async |testbed| {
+        for alive in [true, false] {
+            let world = testbed.world(&Setting::default());
+            let rotation = world.until_finish(&second()).await;
+            let key = world.made_by_hand(ACCOUNT);
+            world.put_current(&world.with_key(&key), &token("hand", 0));
+            refused(world.step(&rotation, "finishSecret").await, "PendingSuperseded");
+            if !alive {
+                world.probe.current_is_alive.store(false, std::sync::atomic::Ordering::SeqCst);
+                assert!(world.emulator.with_kosli(|kosli| kosli.revoke_key(&key.id)));
+            }
+            let found = report(&world).await;
+            assert_eq!(found["healthy"], alive, "{found:#}");
+            assert!(!found.to_string().contains("Not tried: a rotation is under way"), "{found:#}");
+        }
+    });
+}
+
+/// Another key is put in between the mint and the store, so its version is the older one; the mark tells what was replaced.
+#[test]
+fn a_late_step_does_not_say_that_a_key_is_dying_that_was_put_in_before_the_store() {
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting::default());
+        let rotation = world.begin_rotation(&second()).unwrap();
+        let key = world.made_by_hand(ACCOUNT);
+        let value = world.with_key(&key);
+        let arn = world.arn.clone();
+        world.meanwhile("rotate", move |emulator| {
+            aws(
+                emulator,
+                "PutSecretValue",
+                &json!({"SecretId": arn, "SecretString": value,
+                "ClientRequestToken": token("hand", 0), "VersionStages": ["AWSCURRENT"]}),
+            )
+            .unwrap();
+            emulator.clock().advance(Duration::from_secs(1));
+        });
+        done(world.step(&rotation, "createSecret").await);
+        world.advance(HOUR);
+        assert_eq!(world.key("AWSCURRENT").unwrap().id, key.id);
+        world.clear_pending(&second());
+        let text = refused(world.step(&rotation, "testSecret").await, "TokenNotStaged");
+        assert!(!text.contains("works until"), "{text}");
+    });
+}

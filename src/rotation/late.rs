@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use super::credential::{Credential, is_in_place};
 use super::failures::{Role, estimated_death};
-use super::marks::Marks;
+use super::marks::{CLOCK_TOLERANCE, Marks, replaces_another};
 use super::session::{AdminKey, Authority, Session};
 use crate::by_hand;
 use crate::clock::rfc3339;
@@ -100,6 +100,16 @@ fn decide(seen: &Seen<'_>) -> LeftBehind {
     let parse = |version: &Version| parse(version, description);
     let Some(current) = parse(current) else { return LeftBehind { dies: by_age, key: None } };
     let (previous, version) = (previous.as_ref().and_then(parse), version.and_then(parse));
+    // A key that was made after the event's version is none that it was made to replace: there was a rotation since.
+    let is_younger = |stored: SystemTime| {
+        let current = keys.iter().find(|key| key.is(current.key_id.as_ref()));
+        current.is_some_and(|key| key.created_at > stored + CLOCK_TOLERANCE)
+    };
+    let is_of_another = |version: &Credential| {
+        let entry = keys.iter().find(|key| key.is(version.key_id.as_ref()));
+        is_younger(version.created) || replaces_another(&description.arn, entry, &current, previous.as_ref())
+    };
+    let by_age = by_age.filter(|_| !version.as_ref().is_some_and(is_of_another));
     let marks = Marks::of(&description.arn, &current, previous.as_ref());
     let unheld = version.filter(|version| {
         let holds_it = |other: &Credential| {

@@ -152,6 +152,21 @@ pub(super) fn left_over(
     found
 }
 
+/// Whether a listed key was minted to replace another key than the current one, as its mark proves: that of the version before, which holds
+/// another. A person has put the current key in since. An id that both have may name either.
+pub(super) fn replaces_another(
+    arn: &str,
+    key: Option<&KeyEntry>,
+    current: &Credential,
+    previous: Option<&Credential>,
+) -> bool {
+    let is_another = |previous: &&Credential| {
+        !previous.key().same(current.key()) && (previous.key_id.is_none() || previous.key_id != current.key_id)
+    };
+    let carries = |version: &Credential| key.is_some_and(|key| Marks::of(arn, version, None).carried_by(key).is_some());
+    previous.filter(is_another).is_some_and(carries) && !carries(current)
+}
+
 /// Whether a key's description is one that the successor of `replaced` may have: the same, where that is listed and has one.
 pub(super) fn may_succeed(replaced: Option<&KeyEntry>, key: &KeyEntry) -> bool {
     replaced.is_none_or(|replaced| replaced.description.is_empty() || replaced.description == key.description)

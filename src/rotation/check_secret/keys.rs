@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::super::credential::{Credential, KEY_ID_LABEL};
 use super::super::failures::estimated_death;
-use super::super::marks::{LeftOver, Marks, left_over};
+use super::super::marks::{LeftOver, Marks, left_over, replaces_another};
 use super::super::session::{Authority, DEATH_PAUSES};
 use super::{CheckName, Checkup, STUCK_AFTER};
 use crate::by_hand;
@@ -28,6 +28,11 @@ impl Checkup<'_> {
         let marks = Marks::of(&self.description.arn, current, previous);
         // A copy of the current value tests the configuration: nothing was minted for it.
         let pending = pending.filter(|pending| !pending.key().same(current.key()));
+        // Nor was it minted for a key that a person has put in since.
+        let is_of_another = |pending: &&Credential| {
+            replaces_another(&self.description.arn, listing.entry(pending.key_id.as_ref()), current, previous)
+        };
+        let pending = pending.filter(|pending| !is_of_another(pending));
         let taken_back = previous.filter(|previous| {
             let is_gone = previous.key_id.is_some() && listing.entry(previous.key_id.as_ref()).is_none();
             previous.created > current.created && !previous.key().same(current.key()) && is_gone
