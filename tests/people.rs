@@ -427,3 +427,24 @@ fn a_late_step_does_not_say_that_a_key_is_dying_that_was_put_in_before_the_store
         assert!(!text.contains("works until"), "{text}");
     });
 }
+
+/// A person has copied the pending value to a version under a label of their own: its readers use the key.
+#[test]
+fn a_late_step_tells_nobody_to_revoke_a_key_that_a_label_of_a_persons_own_holds() {
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting::default());
+        let rotation = world.until_finish(&second()).await;
+        let pending = world.key("AWSPENDING").unwrap();
+        world
+            .aws(
+                "PutSecretValue",
+                json!({"SecretId": world.arn, "SecretString": world.value("AWSPENDING").unwrap(),
+                "ClientRequestToken": token("hand", 0), "VersionStages": ["blue"]}),
+            )
+            .unwrap();
+        let key = world.made_by_hand(ACCOUNT);
+        world.put(&world.with_key(&key), &token("hand", 1));
+        let text = refused(world.step(&rotation, "testSecret").await, "TokenNotStaged");
+        assert!(!text.contains(&format!("delete api-key {}", pending.id)), "{text}");
+    });
+}

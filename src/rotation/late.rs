@@ -56,7 +56,28 @@ pub(super) async fn left_behind(
         Err(_) => None,
     };
     let (previous, keys) = (previous.ok().flatten(), keys.unwrap_or_default());
-    decide(&Seen { description, current, previous, version, keys, policy })
+    let mut left = decide(&Seen { description, current, previous, version, keys, policy });
+    if left.key.is_some() && is_held_elsewhere(session, description, version).await {
+        left.key = None;
+    }
+    left
+}
+
+/// Whether any version in place holds the key of the event's version, whichever label keeps it there; or that cannot be read.
+async fn is_held_elsewhere(session: &Session<'_>, description: &Description, version: Option<&Version>) -> bool {
+    let Some(ours) = version.and_then(|version| parse(version, description)) else { return false };
+    for id in description.versions.keys().filter(|id| is_in_place(description, id)) {
+        let Ok(other) = session.read(Which::Id(id)).await else { return true };
+        let other = other.and_then(|other| parse(&other, description));
+        if other.is_some_and(|other| holds_key_of(&other, &ours)) {
+            return true;
+        }
+    }
+    false
+}
+
+fn holds_key_of(one: &Credential, other: &Credential) -> bool {
+    one.key().same(other.key()) || (one.key_id.is_some() && one.key_id == other.key_id)
 }
 
 /// The account's keys, listed with the admin key; or with the key of the event's version, which has all its rights, and with the current
@@ -112,10 +133,7 @@ fn decide(seen: &Seen<'_>) -> LeftBehind {
     let by_age = by_age.filter(|_| !version.as_ref().is_some_and(is_of_another));
     let marks = Marks::of(&description.arn, &current, previous.as_ref());
     let unheld = version.filter(|version| {
-        let holds_it = |other: &Credential| {
-            other.key().same(version.key()) || (other.key_id.is_some() && other.key_id == version.key_id)
-        };
-        let held = [Some(&current), previous.as_ref()].into_iter().flatten().any(holds_it);
+        let held = [Some(&current), previous.as_ref()].into_iter().flatten().any(|other| holds_key_of(other, version));
         !held && !is_in_place(description, &version.version)
     });
     LeftBehind {
