@@ -448,3 +448,27 @@ fn a_late_step_tells_nobody_to_revoke_a_key_that_a_label_of_a_persons_own_holds(
         assert!(!text.contains(&format!("delete api-key {}", pending.id)), "{text}");
     });
 }
+
+/// A version older than the rotation, with a key made by hand, is current for a moment: a step that comes again sees it under AWSPREVIOUS.
+#[test]
+fn a_key_that_was_put_in_before_the_rotation_and_tried_after_it_is_not_revoked() {
+    Testbed::run(async |testbed| {
+        for list_in_grace in EVERY_LIST {
+            let switches = Switches { list_in_grace, ..Switches::default() };
+            let world = testbed.world(&Setting { revoke_immediately: true, switches, ..Setting::default() });
+            let key = world.made_by_hand(ACCOUNT);
+            world.put(&world.with_key(&key), &token("hand", 0));
+            world.advance(HOUR);
+            world.move_label("AWSCURRENT", &token("first", 0), Some(&token("hand", 0)));
+            world.advance(HOUR);
+            let rotation = world.begin_rotation(&second()).unwrap();
+            world.complete(&rotation, ONCE).await;
+            world.advance(HOUR);
+            world.move_label("AWSCURRENT", &token("hand", 0), Some(&second()));
+            world.move_label("AWSCURRENT", &second(), Some(&token("hand", 0)));
+            let event = json!({"Step": "finishSecret", "SecretId": world.arn, "ClientRequestToken": second()});
+            let answer = world.invoke(0, &event).await;
+            assert!(world.lives(&key.id), "{answer:?}");
+        }
+    });
+}

@@ -419,7 +419,8 @@ impl CleanUp<'_> {
         }
         // In a rotation the new version is the younger one. Otherwise a person has written the other: with the key that was replaced in it,
         // which the promotion has looked into, and which is older than its successor or hidden in its grace period; or with another, or
-        // has gone back from it. Where the step comes again, the mark alone proves which version was replaced.
+        // has gone back from it. Where the step comes again, the mark alone proves which version was replaced: a list that shows another
+        // mark speaks against it, whichever version is the younger one.
         let marks = Marks::of(&self.view.description.arn, replaced, None);
         let was_replaced = |listing: &Listing| {
             let entry = |key: &Credential| listing.entry(key.key_id.as_ref());
@@ -429,10 +430,12 @@ impl CleanUp<'_> {
                 (_, new) => new.is_some_and(|new| marks.carried_by(new).is_some()),
             }
         };
-        if replaced.created > new.created && !listing.is_some_and(was_replaced) {
+        let is_listed = |listing: &&Listing| listing.entry(new.key_id.as_ref()).is_some();
+        let is_doubtful = replaced.created > new.created || (!self.moved && listing.as_ref().is_some_and(is_listed));
+        if is_doubtful && !listing.is_some_and(was_replaced) {
             self.answer.warnings.push(format!(
-                "The key of the version {} was not revoked: that version was written after the one that is current now, and nothing \
-                 shows that its key was replaced. Revoke it in Kosli once it is not used any more.",
+                "The key of the version {} was not revoked: nothing shows that the key which is current now was minted to replace it. \
+                 Revoke it in Kosli once it is not used any more.",
                 replaced.version
             ));
             return Ok(());
