@@ -472,3 +472,21 @@ fn a_key_that_was_put_in_before_the_rotation_and_tried_after_it_is_not_revoked()
         }
     });
 }
+
+/// A label of a person's own keeps the first version in sight, and its successor, replaced in its turn, is in its grace period.
+#[test]
+fn a_report_after_three_rotations_within_a_grace_period_is_healthy() {
+    Testbed::run(async |testbed| {
+        for list_in_grace in EVERY_LIST {
+            let switches = Switches { list_in_grace, ..Switches::default() };
+            let world = testbed.world(&Setting { switches, ..Setting::default() });
+            world.move_label("keep", &token("first", 0), None);
+            for number in 0..3 {
+                assert_eq!(world.rotate(&token("turn", number), ONCE).await, Event::Succeeded);
+                world.advance(HOUR * 2);
+            }
+            let found = report(&world).await;
+            assert_eq!(found["healthy"], true, "{list_in_grace:?} {found:#}");
+        }
+    });
+}
