@@ -199,7 +199,8 @@ async fn attempt(
         // The mint is behind us: neither a tag that was changed since nor the admin secret stands in the way of what it brought.
         let current = Credential::parse(&current, &description, CURRENT)?;
         session.permit(&current.account)?;
-        return already_created(invocation, &current, &pending, &description, tried).await.map(Some);
+        let found = already_created(invocation, &current, &pending, &description, tried).await;
+        return found.map(Some).map_err(invocation.with_death_by(&description, Some(&pending)));
     }
     let (policy, mut current) = identified(session, &description, &current, invocation.version_id())?;
     let authority = authorized(session, &description, &current, admin?)?;

@@ -295,14 +295,13 @@ impl<'a> Seen<'a> {
         self.listing?.entry(self.current.1.filter(|_| is_its_own))
     }
 
-    /// When the current key dies, as far as the list tells: at an end that it shows; and a grace period after the pending key was made,
-    /// if that was made to replace it. Where nothing shows what it replaces, it is the current version if that is the older one.
+    /// When the current key dies, as far as the list tells: at an end that it shows; and a grace period after its first successor was made,
+    /// which may be the pending key. Where nothing shows what it replaces, it is the current version if that is the older one.
     fn current_ends(&self) -> Option<Death> {
         let shown = self.current_entry().and_then(end_of);
-        let listed =
-            self.listing.into_iter().flat_map(|listing| listing.keys.iter()).filter(|key| key.is(self.pending.1));
-        let successor = listed.chain(self.entry()).find(|entry| self.marked_version(entry) == Some(self.current.0));
-        let grace_ends = successor.map(|entry| entry.created_at + self.grace);
+        let listed = self.listing.into_iter().flat_map(|listing| listing.keys.iter());
+        let keys: Vec<KeyEntry> = listed.chain(self.entry()).cloned().collect();
+        let grace_ends = self.marks.death(&keys, self.current.1, self.grace);
         let told = shown.into_iter().chain(grace_ends).min().map(Death::Known);
         let (current, pending) = (self.current.2, self.pending.2);
         let unmarked = self.entry().and_then(|entry| self.marked_version(entry)).is_none();
@@ -601,6 +600,15 @@ mod tests {
                     vec![k1(), key("k2", "v0", 0)],
                     Facts { current_key: Some(Acceptance::Accepted), ..Facts::default() },
                     superseded(Some(200 * DAY)),
+                )
+            },
+            Case {
+                was_current: true,
+                ..case(
+                    "the same, and the current key has another successor",
+                    vec![k1(), key("k2", "v0", 0), key("k3", "v1", 60)],
+                    Facts { current_key: Some(Acceptance::Accepted), ..Facts::default() },
+                    superseded(Some(DAY + 60)),
                 )
             },
             Case {

@@ -294,7 +294,7 @@ pub fn nothing_tells_of_the_mint(course: &Course, dying: &Key, event: &Value, ca
     let nothing = !calls.iter().any(mints)
         && (!calls.iter().any(|call| call.operation == "DescribeSecret" && call.status == Some(200))
             || !is_readable(calls, &["DescribeSecret", "GetSecretValue"])
-            || !has_read_what_is_current(course, calls)
+            || !labels_are_as_read(course, calls)
             || !(version_tells(course, dying, event, calls) || list_tells(course, arn, dying, calls)));
     if nothing {
         NOTHING_TELLS.count();
@@ -312,19 +312,20 @@ fn is_readable(calls: &[Call], operations: &[&str]) -> bool {
     !last.into_values().any(|failed| failed)
 }
 
-/// Whether the versions that the step has read as the current ones, of the secret and of the admin secret, still are.
-fn has_read_what_is_current(course: &Course, calls: &[Call]) -> bool {
-    let of_current = |call: &Call| {
-        let name = call.detail.strip_prefix("SecretId=")?.strip_suffix(" VersionStage=AWSCURRENT")?;
-        Some((name.to_owned(), call.outcome.strip_prefix("VersionId=")?.to_owned()))
+/// Whether the versions that the step has read by their labels, of the secret and of the admin secret, still carry them.
+fn labels_are_as_read(course: &Course, calls: &[Call]) -> bool {
+    let by_label = |call: &Call| {
+        let (name, label) = call.detail.strip_prefix("SecretId=")?.split_once(" VersionStage=")?;
+        Some(((name.to_owned(), label.to_owned()), call.outcome.strip_prefix("VersionId=")?.to_owned()))
     };
-    let last: BTreeMap<String, String> = calls.iter().filter_map(of_current).collect();
+    let reads = calls.iter().filter(|call| call.operation == "GetSecretValue");
+    let last: BTreeMap<(String, String), String> = reads.filter_map(by_label).collect();
     course.world.emulator.with_secrets_manager(|service| {
-        last.iter().all(|(name, version)| {
+        last.iter().all(|((name, label), version)| {
             // A call names the end of an ARN, or a name.
             let mut secrets = service.secrets().filter(|secret| secret.arn.ends_with(name) || secret.name == *name);
-            let current = secrets.next().expect("it was read").versions.labelled("AWSCURRENT");
-            current.is_some_and(|current| current.id == *version)
+            let holder = secrets.next().expect("it was read").versions.labelled(label);
+            holder.is_some_and(|holder| holder.id == *version)
         })
     })
 }
@@ -348,16 +349,20 @@ fn version_tells(course: &Course, dying: &Key, event: &Value, calls: &[Call]) ->
     if calls.iter().rfind(of_version).is_some_and(|call| call.status == Some(400)) {
         return false;
     }
-    // A list that lags behind shows the key that had the id before.
-    if world.setting.switches.successor_id == SuccessorId::Same && !world.setting.switches.list_lag.is_zero() {
+    // A list that lags behind shows the key that had the id before, and one that hides marks whichever has it.
+    let switches = &world.setting.switches;
+    let hides = hides_lost_keys(switches) || !switches.list_lag.is_zero();
+    if switches.successor_id == SuccessorId::Same && hides {
         return false;
     }
     let stored = world.emulator.with_secrets_manager(|service| {
         let versions = &service.secret(arn)?.versions;
         let version = versions.get(token)?;
-        // Two versions of one instant have no order.
-        let is_apart = versions.labelled("AWSCURRENT")?.created != version.created;
-        key_in(version.text()?).filter(|_| is_apart)
+        // Its age tells where it is the younger one, or a field was edited once since.
+        let is_younger = versions.labelled("AWSCURRENT")?.created < version.created;
+        let previous = versions.labelled("AWSPREVIOUS").and_then(|version| key_in(version.text()?));
+        let tells = is_younger || previous.as_ref() == Some(&dying.value);
+        key_in(version.text()?).filter(|_| tells)
     });
     let (rotated, marks) = (MintedBy::Rotate { of: dying.id.clone() }, marks_of(course, arn, |_| true, dying));
     let replaces_it = |key: &Key| is_marked(key, &marks) || hides_lost_keys(&world.setting.switches);
