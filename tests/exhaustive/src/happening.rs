@@ -123,8 +123,8 @@ impl Write {
             What::Field => {
                 let kept = course.world.value("AWSCURRENT").is_some_and(|value| value.contains(FIELD));
                 let said = course.ledger.was_said(self.since, &[FIELD, "AWSPREVIOUS"]);
-                (!kept && !said && !(course.is_long && excused::killed_after_the_move(course, self.since)))
-                    .then(|| "I4: an edited field was undone in silence".to_owned())
+                let is_forgiven = || course.is_long && excused::killed_after_the_move(course, self.since);
+                (!kept && !said && !is_forgiven()).then(|| "I4: an edited field was undone in silence".to_owned())
             }
             What::Key(id, value, version) => {
                 let current = course.key_value("AWSCURRENT")?;
