@@ -176,7 +176,8 @@ impl Books {
         self.said.iter().filter(|said| said.contains(arn)).any(|said| {
             let lives_on = ["Nothing ends the old one", "Kosli still accepts the old key"];
             (lives_on.into_iter().any(|words| said.contains(words)) && said.contains(&key.id))
-                || (said.contains("put another key in") && said.contains(version))
+                || (["put another key in", "was not revoked"].iter().any(|words| said.contains(words))
+                    && said.contains(version))
                 || said.contains("nothing says which id it has")
         })
     }
