@@ -199,8 +199,7 @@ async fn attempt(
         // The mint is behind us: neither a tag that was changed since nor the admin secret stands in the way of what it brought.
         let current = Credential::parse(&current, &description, CURRENT)?;
         session.permit(&current.account)?;
-        let found = already_created(invocation, &current, &pending, &description, tried).await;
-        return found.map(Some).map_err(invocation.with_death_by(&description, Some(&pending)));
+        return already_created(invocation, &current, &pending, &description, tried).await.map(Some);
     }
     let (policy, mut current) = identified(session, &description, &current, invocation.version_id())?;
     let authority = authorized(session, &description, &current, admin?)?;
@@ -262,9 +261,7 @@ async fn attempt(
             }))
         }
         Stored::ByTwin(version) => {
-            let with_death = invocation.with_death_by(&description, Some(&version));
-            let found = already_created(invocation, &minter.task.current, &version, &description, tried).await;
-            found.map(Some).map_err(with_death)
+            already_created(invocation, &minter.task.current, &version, &description, tried).await.map(Some)
         }
         Stored::LookAgain(known) => {
             course.known = Some(known);
@@ -327,8 +324,20 @@ async fn tag_may_be_stale(
     Ok(accepted == Acceptance::Accepted)
 }
 
-/// The pending version has a value: from an earlier attempt, from a twin, or from a person. It is proven, not believed.
+/// The pending version has a value: from an earlier attempt, from a twin, or from a person. It is proven, not believed; an error also says
+/// until when the current key works.
 async fn already_created(
+    invocation: &Invocation<'_>,
+    current: &Credential,
+    pending: &Version,
+    description: &Description,
+    tried: &Tried,
+) -> Result<StepAnswer, RotationError> {
+    let with_death = invocation.with_death_by(description, Some(pending));
+    prove(invocation, current, pending, description, tried).await.map_err(with_death)
+}
+
+async fn prove(
     invocation: &Invocation<'_>,
     current: &Credential,
     pending: &Version,

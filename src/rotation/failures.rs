@@ -302,7 +302,8 @@ pub(super) fn pending_superseded(secret: &SecretId, version_id: &VersionId, id: 
         "The secret was changed while it was rotated: the version under AWSCURRENT holds another key than the one that \
              the version under AWSPENDING was made to replace, and Kosli accepts it. This rotation does not overwrite it.",
         format!(
-            "To keep the key under AWSCURRENT: {} {key} then lives on, and no rotation ends it: revoke it in Kosli once it is not used any more. {TRY_AGAIN_AFTERWARDS}",
+            "To keep the key under AWSCURRENT: {} {key} then lives on, and no rotation ends it: revoke it in Kosli \
+             once it is not used any more. {TRY_AGAIN_AFTERWARDS}",
             begin_again(secret, version_id)
         ),
     )

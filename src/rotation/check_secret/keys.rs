@@ -280,16 +280,17 @@ impl Checkup<'_> {
             };
             found = left(&held, &others);
         }
+        let ids = |ids: &[KeyId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         // One that was minted for a version further back, and was rotated in its turn since, ends with its grace period: nothing tells it
         // from one of an abandoned rotation before.
         let ends = estimated_death(current.created, self.policy);
         if found != LeftOver::default() && self.now <= ends + STUCK_AFTER && left(&held, &[]) == LeftOver::default() {
-            let ids = found.in_use.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             return self.passed(
                 CheckName::Orphans,
                 format!(
-                    "Keys were minted for a version that only a label of a person's own keeps in sight, and no version holds them: {ids}. If \
+                    "Keys were minted for a version that only a label of a person's own keeps in sight, and no version holds them: {}. If \
                      they were replaced since, they end by {}; if not, this check fails after that.",
+                    ids(&found.in_use),
                     rfc3339(ends)
                 ),
             );
@@ -299,7 +300,6 @@ impl Checkup<'_> {
             return self
                 .passed(CheckName::Orphans, "No key that was minted for this secret is without a version.".to_owned());
         }
-        let ids = |ids: &[KeyId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let mut detail = "Keys were minted for this secret, and no version holds them.".to_owned();
         if !lost.is_empty() {
             detail +=
