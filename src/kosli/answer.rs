@@ -1,12 +1,14 @@
 //! Kosli's answers: what they mean, and how they are read. No body of a success, nor a parser's words about one, goes anywhere.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::time::{Duration, SystemTime};
 
 use reqwest::StatusCode;
 use reqwest::header::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::api_key::{ApiKey, LEFT_OUT, repeatable};
@@ -105,7 +107,7 @@ pub enum KosliError {
 
 /// A key on the wire. Timestamps are integers or floats; 0, null and absent mean "never". Each field is read by itself: an entry
 /// with something odd in one of them is not ours, and no reason to refuse the list.
-#[derive(Deserialize)]
+#[derive(serde::Deserialize)]
 struct WireKey<'a> {
     id: String,
     #[serde(borrow, default)]
@@ -144,7 +146,7 @@ impl WireKey<'_> {
 /// A minted key on the wire. The value is in `key` (API reference, clients) or in `api_key` (tutorial): a parser that trusted
 /// one spelling would lose a key that is shown once. Each field is read by itself, so that nothing odd in one of them stands
 /// in the way of the value.
-#[derive(Deserialize)]
+#[derive(serde::Deserialize)]
 struct WireMinted<'a> {
     #[serde(borrow)]
     id: Option<&'a RawValue>,
@@ -164,9 +166,9 @@ struct WireMinted<'a> {
 /// # Errors
 /// Unless all of it is an array of keys: a part of it would prove nothing.
 pub fn keys_in(body: &[u8], caller: &ApiKey) -> Result<Vec<Option<KeyEntry>>, KosliError> {
-    let keys: Vec<WireKey> = serde_json::from_slice(body)
+    let keys: Vec<Object<WireKey>> = serde_json::from_slice(body)
         .map_err(|_| KosliError::Unclear("its list of keys is not an array of keys".to_owned()))?;
-    Ok(keys.into_iter().map(|key| key.into_entry(caller)).collect())
+    Ok(keys.into_iter().map(|Object(key)| key.into_entry(caller)).collect())
 }
 
 /// Reads one key.
@@ -174,9 +176,9 @@ pub fn keys_in(body: &[u8], caller: &ApiKey) -> Result<Vec<Option<KeyEntry>>, Ko
 /// # Errors
 /// If it is none.
 pub fn key_in(body: &[u8], caller: &ApiKey) -> Result<KeyEntry, KosliError> {
-    serde_json::from_slice::<WireKey>(body)
+    serde_json::from_slice::<Object<WireKey>>(body)
         .ok()
-        .and_then(|key| key.into_entry(caller))
+        .and_then(|Object(key)| key.into_entry(caller))
         .ok_or_else(|| KosliError::Unclear("its answer is not a key".to_owned()))
 }
 
@@ -186,7 +188,7 @@ pub fn key_in(body: &[u8], caller: &ApiKey) -> Result<KeyEntry, KosliError> {
 /// [`KosliError::Unclear`]: the answer does not say which key there is now.
 pub fn minted_in(body: &[u8], ours: &ApiKey) -> Result<MintAnswer, KosliError> {
     // No text of this body, nor of an error about it, goes anywhere: it may quote the key.
-    let minted: WireMinted = serde_json::from_slice(body)
+    let Object(minted): Object<WireMinted> = serde_json::from_slice(body)
         .map_err(|_| KosliError::Unclear("its answer to a mint cannot be read".to_owned()))?;
     let value = [minted.key, minted.api_key].into_iter().find_map(|field| {
         let value = SecretString::from(lenient::<String>(field)?);
@@ -218,6 +220,27 @@ pub fn failed(status: StatusCode, retry_after: Option<&HeaderValue>, body: &[u8]
         return KosliError::Refused { status, message, retry_after: retry_after.and_then(seconds) };
     }
     KosliError::Unclear(format!("it answered {}", status.as_u16()))
+}
+
+/// What stands on the wire as an object. A struct of serde's alone would be read out of an array as well, one field after the other.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        deserializer.deserialize_map(Fields(PhantomData))
+    }
 }
 
 /// A field that may be absent or of any type.
@@ -358,6 +381,14 @@ mod tests {
             let list = format!(r#"[{{"id":"{ID}","created_at":1}}]"#);
             assert_eq!(keys_in(list.as_bytes(), &caller).expect("a list")[0].is_some(), is_an_id, "{value}");
         }
+    }
+
+    #[test]
+    fn an_array_is_neither_a_key_nor_a_mint() {
+        assert!(key_in(br#"["a","",1,0,0]"#, &ours()).is_err());
+        assert!(keys_in(br#"[["a","",1,0,0]]"#, &ours()).is_err());
+        let answer = minted_in(br#"["a","made-up-new-key",null,null,null]"#, &ours());
+        assert!(matches!(answer, Err(KosliError::Unclear(_))), "{answer:?}");
     }
 
     #[test]
