@@ -190,14 +190,18 @@ pub fn minted_in(body: &[u8], ours: &ApiKey) -> Result<MintAnswer, KosliError> {
     // No text of this body, nor of an error about it, goes anywhere: it may quote the key.
     let Object(minted): Object<WireMinted> = serde_json::from_slice(body)
         .map_err(|_| KosliError::Unclear("its answer to a mint cannot be read".to_owned()))?;
-    let value = [minted.key, minted.api_key].into_iter().find_map(|field| {
+    let mut values = [minted.key, minted.api_key].into_iter().filter_map(|field| {
         let value = SecretString::from(lenient::<String>(field)?);
         ApiKey::parse(value.expose_secret())
     });
+    let (value, other) = (values.next(), values.next());
     let id = lenient::<String>(minted.id)
         .map(SecretString::from)
         // An id is logged, put on a label and sent in URLs: one that shows a key's value is none.
-        .filter(|id| [Some(ours), value.as_ref()].into_iter().flatten().all(|key| !key.is_told_by(id.expose_secret())))
+        .filter(|id| {
+            let keys = [Some(ours), value.as_ref(), other.as_ref()];
+            keys.into_iter().flatten().all(|key| !key.is_told_by(id.expose_secret()))
+        })
         .and_then(|id| KeyId::parse(id.expose_secret()))
         .ok_or_else(|| KosliError::Unclear("its answer to a mint has no proper key id".to_owned()))?;
     let second = |field| lenient::<f64>(field).and_then(whole_second);
@@ -358,6 +362,7 @@ mod tests {
             format!(r#"{{"id":"{OURS}","key":"made-up-new-key"}}"#),
             r#"{"id":"made-up-new-key","key":"made-up-new-key"}"#.to_owned(),
             r#"{"id":"made-up-new-key","api_key":"made-up-new-key"}"#.to_owned(),
+            r#"{"id":"made-up-new-key","key":"made-up-other-key","api_key":"made-up-new-key"}"#.to_owned(),
             format!(r#"{{"id":"{OURS}"}}"#),
         ] {
             let answer = minted_in(body.as_bytes(), &ours());
