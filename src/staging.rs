@@ -40,9 +40,11 @@ impl Standing {
             return Ok(Self::Current { previous: description.holder(PREVIOUS).cloned() });
         }
         if !carries(PENDING) {
+            // Of its labels only our own words: a person may have put a key into one.
+            let known = if carries(PREVIOUS) { ", but AWSPREVIOUS" } else { "" };
             return Err(RotationError::before_any_change(
                 ErrorKind::TokenNotPending,
-                format!("The version {version_id} does not carry AWSPENDING (its labels: {}).", labels.join(", ")),
+                format!("The version {version_id} does not carry AWSPENDING{known}."),
                 over(description),
             ));
         }

@@ -7,7 +7,9 @@ use emulator::kosli::{KeyValue, ListInGrace, Role, Switches};
 use emulator::rotation::{STEPS, step_event};
 use emulator::runtime_api::FunctionError;
 use serde_json::{Value, json};
-use testbed::{ACCOUNT, ADMIN_SECRET, DAY, DESCRIPTION, ORG, Setting, Shape, Testbed, World, refused, second, token};
+use testbed::{
+    ACCOUNT, ADMIN_SECRET, DAY, DESCRIPTION, ONCE, ORG, Setting, Shape, Testbed, World, refused, second, token,
+};
 
 /// Where the key stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -295,6 +297,25 @@ fn the_mistake_is_named() {
                     );
                     assert_eq!(world.minted().len(), minted, "{what}");
                 }
+            }
+        }
+    });
+}
+
+/// A person has put a key into a label of the version before: a step that comes late for it names no labels but AWS's.
+#[test]
+fn a_late_step_prints_no_label_with_a_key_in_it() {
+    Testbed::run(async |testbed| {
+        for prefix in ["kosli-key-id:", ""] {
+            let world = testbed.world(&Setting { shape: Shape::Plain, ..Setting::default() });
+            let rotation = world.begin_rotation(&second()).unwrap();
+            world.complete(&rotation, ONCE).await;
+            world.rotate_completely(&token("third", 0)).await;
+            let misplaced = unlike_others(&world, &world.strangers[1]);
+            world.move_label(&format!("{prefix}{misplaced}"), &second(), None);
+            for step in STEPS {
+                let text = refused(world.step(&rotation, step).await, "TokenNotPending");
+                assert!(text.contains("AWSPREVIOUS") && !text.contains(&misplaced), "{text}");
             }
         }
     });
