@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use emulator::kosli::{ListInGrace, Switches};
+use emulator::kosli::{LastUsedAt, ListInGrace, Switches};
 use emulator::rotation::Event;
 use serde_json::{Value, json};
 use testbed::{ACCOUNT, DAY, HOUR, ONCE, RETRIES, Setting, Shape, Testbed, World, aws, done, refused, second, token};
@@ -487,6 +487,46 @@ fn a_report_after_three_rotations_within_a_grace_period_is_healthy() {
             }
             let found = report(&world).await;
             assert_eq!(found["healthy"], true, "{list_in_grace:?} {found:#}");
+        }
+    });
+}
+
+/// A person keeps a pending version by a label of their own and abandons its rotation. The next rotation takes no label off that version:
+/// it names the id of a key that the version holds.
+#[test]
+fn a_key_that_was_never_used_is_not_swept_while_a_label_of_a_persons_own_keeps_its_version() {
+    Testbed::run(async |testbed| {
+        for shape in [Shape::ApiKey, Shape::WithoutId, Shape::Plain] {
+            let world = testbed.world(&Setting { shape, ..Setting::default() });
+            let rotation = world.begin_rotation(&second()).unwrap();
+            done(world.step(&rotation, "createSecret").await);
+            let kept = world.key("AWSPENDING").unwrap();
+            world.move_label("blue", &second(), None);
+            world.clear_pending(&second());
+            world.advance(HOUR);
+            assert_eq!(world.rotate(&token("third", 0), ONCE).await, Event::Succeeded, "{}", world.story());
+            let key = world.kosli_key(&kept.id);
+            assert_eq!((key.revoked_at, key.rotated_at), (None, None), "{shape:?} {}", world.story());
+        }
+    });
+}
+
+/// The same of a version that was rolled back, over several rotations, where Kosli never shows that its key is used.
+#[test]
+fn a_key_that_was_rolled_back_is_not_swept_while_a_label_of_a_persons_own_keeps_its_version() {
+    Testbed::run(async |testbed| {
+        for shape in [Shape::ApiKey, Shape::WithoutId, Shape::Plain] {
+            let switches = Switches { last_used_at: LastUsedAt::Never, ..Switches::default() };
+            let world = testbed.world(&Setting { shape, switches, ..Setting::default() });
+            world.rotate_completely(&second()).await;
+            let kept = world.key("AWSCURRENT").unwrap();
+            world.move_label("deployed", &second(), None);
+            world.move_label("AWSCURRENT", &token("first", 0), Some(&second()));
+            for turn in 0..3 {
+                world.advance(HOUR);
+                assert_eq!(world.rotate(&token("turn", turn), ONCE).await, Event::Succeeded, "{}", world.story());
+                assert!(world.lives(&kept.id), "{shape:?} {turn} {}", world.story());
+            }
         }
     });
 }

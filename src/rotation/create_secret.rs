@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use reqwest::Url;
 use tracing::{info, warn};
 
-use super::credential::{Credential, KEY_ID_LABEL};
+use super::credential::{Credential, KEY_ID_LABEL, is_in_place};
 use super::failures::{
     Role, current_unreadable, pending_dead, pending_is_current, pending_key_dying, promoted_key_dying,
 };
@@ -371,11 +371,11 @@ pub fn check_room(current: &Credential, description: &Description) -> Result<Vec
             "Shorten the value. Nothing was minted.",
         ));
     }
-    let in_use = |labels: &[String]| labels.iter().any(|label| matches!(label.as_str(), CURRENT | PENDING | PREVIOUS));
+    // Where a label of a person's own keeps a version in place, its key's id is what keeps the sweep from that key.
     let stale: Vec<(VersionId, String)> = description
         .versions
         .iter()
-        .filter(|(_, labels)| !in_use(labels))
+        .filter(|(version, _)| !is_in_place(description, version))
         .flat_map(|(version, labels)| labels.iter().map(|label| (version.clone(), label.clone())))
         // The one that names the current key may be all that does: a field was edited more than once.
         .filter(|(_, label)| {
