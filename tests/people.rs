@@ -530,3 +530,23 @@ fn a_key_that_was_rolled_back_is_not_swept_while_a_label_of_a_persons_own_keeps_
         }
     });
 }
+
+/// A person copies the pending value, but for the names of organization and account, to a version under a label of their own.
+#[test]
+fn a_copy_that_names_no_account_holds_its_key() {
+    Testbed::run(async |testbed| {
+        let world = testbed.world(&Setting::default());
+        let rotation = world.begin_rotation(&second()).unwrap();
+        done(world.step(&rotation, "createSecret").await);
+        let kept = world.key("AWSPENDING").unwrap();
+        let copy = json!({"api_key": kept.value, "key_id": kept.id});
+        let body = json!({"SecretId": world.arn, "SecretString": copy.to_string(),
+                          "ClientRequestToken": token("hand", 0), "VersionStages": ["blue"]});
+        world.aws("PutSecretValue", body).unwrap();
+        world.clear_pending(&second());
+        world.advance(HOUR);
+        assert_eq!(world.rotate(&token("third", 0), ONCE).await, Event::Succeeded, "{}", world.story());
+        let key = world.kosli_key(&kept.id);
+        assert_eq!((key.revoked_at, key.rotated_at), (None, None), "{}", world.story());
+    });
+}

@@ -10,6 +10,7 @@ use super::failures::{self, Role};
 use super::marks::Marks;
 use crate::api_key::ApiKey;
 use crate::budget::{Budget, Repeatable};
+use crate::document::Document;
 use crate::error::{ErrorKind, RotationError};
 use crate::event::SecretId;
 use crate::function::Function;
@@ -179,9 +180,10 @@ impl Session<'_> {
             held.extend(
                 labels.iter().filter_map(|label| label.strip_prefix(KEY_ID_LABEL)).filter_map(ClaimedKeyId::parse),
             );
-            if let Some(version) = self.read(Which::Id(version)).await? {
-                held.extend(Credential::parse(&version, description, "a label").ok().and_then(|held| held.key_id));
-            }
+            // Whose key it is need not be told: a copy of a value may name no account.
+            let value = self.read(Which::Id(version)).await?.and_then(|version| version.value);
+            let document = value.and_then(|value| Document::parse(value).ok());
+            held.extend(document.and_then(|document| ClaimedKeyId::parse(document.key_id()?)));
         }
         Ok(held)
     }
