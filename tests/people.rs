@@ -550,3 +550,44 @@ fn a_copy_that_names_no_account_holds_its_key() {
         assert_eq!((key.revoked_at, key.rotated_at), (None, None), "{}", world.story());
     });
 }
+
+/// A value without a field for the id was edited twice: the label that names the id stands on a version further back. The old key is
+/// revoked at once, as it is after any other rotation, and also where the step comes again.
+#[test]
+fn the_old_key_is_revoked_at_once_though_its_id_stands_on_a_version_further_back() {
+    Testbed::run(async |testbed| {
+        for rule in [None, Some("revoke#1=refuse:403")] {
+            let world =
+                testbed.world(&Setting { shape: Shape::WithoutId, revoke_immediately: true, ..Setting::default() });
+            world.rotate_completely(&token("turn", 0)).await;
+            world.advance(DAY * 10);
+            let old = world.key("AWSCURRENT").unwrap();
+            edit(&world, 1);
+            edit(&world, 2);
+            let rotation = world.until_finish(&token("turn", 1)).await;
+            if let Some(rule) = rule {
+                world.rule(rule);
+                refused(world.step(&rotation, "finishSecret").await, "CleanUpIncomplete");
+            }
+            let answer = done(world.step(&rotation, "finishSecret").await);
+            assert_eq!(answer["old_key"], "dead", "{answer} {}", world.story());
+            assert!(!world.lives(&old.id));
+        }
+    });
+}
+
+/// The same version in a report: its key's id is known, and nothing is to be put in by hand.
+#[test]
+fn a_report_after_two_edits_knows_the_keys_id() {
+    Testbed::run(async |testbed| {
+        for strangers in [false, true] {
+            let world = testbed.world(&Setting { shape: Shape::WithoutId, strangers, ..Setting::default() });
+            world.rotate_completely(&token("turn", 0)).await;
+            world.advance(DAY * 10);
+            edit(&world, 1);
+            edit(&world, 2);
+            let found = report(&world).await;
+            assert_eq!(found["healthy"], true, "{found:#}");
+        }
+    });
+}

@@ -193,6 +193,8 @@ impl Checkup<'_> {
         let previous = previous.ok().flatten().and_then(|version| parse(version, PREVIOUS));
         let mut current = current;
         previous.iter().for_each(|previous| current.learn_key_id(previous));
+        // A version that cannot be read tells no id.
+        let _ = session.learn_key_id(&self.description, &mut current).await;
         self.held =
             Some(Held { key: current.key().clone(), id: current.key_id.clone(), account: current.account.clone() });
         let (authority, admin_version) = match admin {

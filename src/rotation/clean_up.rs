@@ -112,6 +112,7 @@ async fn run(
     }
     let before = before(invocation, view, &new, &replaced, listing.as_ref().ok()).await?;
     before.iter().for_each(|before| replaced.learn_key_id(before));
+    invocation.session.learn_key_id(&view.description, &mut replaced).await?;
     answer.replaced_key_id = listed(&replaced);
     let authority = authority(view, &new)?;
     let mut work = CleanUp {

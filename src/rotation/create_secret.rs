@@ -207,7 +207,7 @@ async fn attempt(
     // A previous version that does not parse is ignored: it is only looked at to learn more, never to act on it.
     let previous = previous.and_then(|version| Credential::parse(&version, &description, PREVIOUS).ok());
     previous.iter().for_each(|previous| current.learn_key_id(previous));
-    learn_from_labels(session, &description, &mut current).await?;
+    session.learn_key_id(&description, &mut current).await?;
     let stale_labels = check_room(&current, &description)?;
     if let Some(previous) = &previous
         && tag_may_be_stale(invocation, &current, previous).await?
@@ -282,28 +282,6 @@ fn left_on(account: &Account, ids: &[KeyId], host: &Url) -> String {
     format!(
         "The secret named the service account {account} when this step began, and a key whose value was lost {what}"
     )
-}
-
-/// Takes the key id from a version further back that holds the very same key: a field was edited more than once, or a person has gone
-/// back to an edit. The label with the id still stands on the version that a rotation has made.
-async fn learn_from_labels(
-    session: &Session<'_>,
-    description: &Description,
-    current: &mut Credential,
-) -> Result<(), RotationError> {
-    // The version under AWSPREVIOUS has been read by now.
-    let is_further_back = |labels: &[String]| {
-        labels.iter().any(|label| label.starts_with(KEY_ID_LABEL)) && labels.iter().all(|label| label != PREVIOUS)
-    };
-    for (version, _) in description.versions.iter().filter(|(_, labels)| is_further_back(labels)) {
-        if current.key_id.is_some() {
-            break;
-        }
-        let version = session.read(Which::Id(version)).await?;
-        let parsed = version.and_then(|version| Credential::parse(&version, description, "a label").ok());
-        parsed.iter().for_each(|older| current.learn_key_id(older));
-    }
-    Ok(())
 }
 
 /// Whether the tag with the key id may name the key of the version before: nothing but the tag names an id, and that version

@@ -17,7 +17,7 @@ use crate::function::Function;
 use crate::identity::{Account, ClaimedKeyId, KeyId};
 use crate::kosli::{Acceptance, Caller, KeyEntry, KosliError, Listing};
 use crate::metrics::{Tally, count};
-use crate::secrets_manager::{CURRENT, Description, SecretsManagerError, Version, Which};
+use crate::secrets_manager::{CURRENT, Description, PENDING, PREVIOUS, SecretsManagerError, Version, Which};
 
 /// A key that answers 401 is asked once more, this much later, before it counts as dead.
 pub(super) const DEATH_PAUSES: [Duration; 1] = [Duration::from_secs(2)];
@@ -186,6 +186,29 @@ impl Session<'_> {
             held.extend(document.and_then(|document| ClaimedKeyId::parse(document.key_id()?)));
         }
         Ok(held)
+    }
+
+    /// Takes the key id from a version further back that holds the very same key: a field was edited more than once, or a person has gone
+    /// back to an edit. The label with the id still stands on the version that a rotation has made.
+    pub(super) async fn learn_key_id(
+        &self,
+        description: &Description,
+        credential: &mut Credential,
+    ) -> Result<(), RotationError> {
+        // The version under AWSPREVIOUS has been read by now, and the one under AWSPENDING is no older one.
+        let is_further_back = |labels: &[String]| {
+            labels.iter().any(|label| label.starts_with(KEY_ID_LABEL))
+                && labels.iter().all(|label| label != PREVIOUS && label != PENDING)
+        };
+        for (version, _) in description.versions.iter().filter(|(_, labels)| is_further_back(labels)) {
+            if credential.key_id.is_some() {
+                break;
+            }
+            let version = self.read(Which::Id(version)).await?;
+            let parsed = version.and_then(|version| Credential::parse(&version, description, "a label").ok());
+            parsed.iter().for_each(|older| credential.learn_key_id(older));
+        }
+        Ok(())
     }
 
     /// The marks of all other versions of the account that are in place, as far as keys carry them whose ids are not these versions': a
