@@ -108,7 +108,7 @@ class Code(unittest.TestCase):
 
     def test_every_metric_of_an_alarm_or_the_dashboard_is_one_that_the_code_writes(self):
         stack = Stack(**FULL)
-        alarms = [resource["Properties"] for resource in of_type(stack, "AWS::CloudWatch::Alarm")]
+        alarms = [metric_of(resource["Properties"]) for resource in of_type(stack, "AWS::CloudWatch::Alarm")]
         metrics = {alarm["MetricName"] for alarm in alarms if alarm["Namespace"] == "KosliKeyRotation"}
         metrics |= set(re.findall(r'\["(?:KosliKeyRotation|\.)", "(\w+)"', stack.properties("MetricsDashboard")["DashboardBody"]))
         metrics |= set(re.findall(r'MetricName=\\"(\w+)\\"', stack.properties("MetricsDashboard")["DashboardBody"]))
@@ -158,10 +158,15 @@ class Resources(unittest.TestCase):
 
     def test_checks_that_stop_coming_raise_an_alarm_of_their_own(self):
         alarm = Stack(**MINIMAL, AlarmTopicArn=TOPIC).properties("CheckMissingAlarm")
-        self.assertEqual((alarm["TreatMissingData"], alarm["Statistic"]), ("breaching", "SampleCount"))
+        filled, reports = alarm["Metrics"]
+        self.assertEqual((alarm["TreatMissingData"], reports["MetricStat"]["Stat"]), ("breaching", "SampleCount"))
+        # Days without a report count as such at once: CloudWatch would go on looking at older ones.
+        self.assertEqual((filled["Expression"], reports["Id"]), ("FILL(reports, 0)", "reports"))
+        # An alarm watches one series.
+        self.assertEqual([series.get("ReturnData", True) for series in alarm["Metrics"]], [True, False])
         # CloudWatch looks back for seven days at the most.
         longest = TEMPLATE["Parameters"]["CheckMissingAlarmDays"]["MaxValue"]
-        self.assertLessEqual(alarm["Period"] * longest, 7 * 86_400)
+        self.assertLessEqual(reports["MetricStat"]["Period"] * longest, 7 * 86_400)
         for parameters in ({"CheckSchedule": ""}, {"CheckMissingAlarmDays": 0}):
             self.assertNotIn("CheckMissingAlarm", Stack(**MINIMAL, AlarmTopicArn=TOPIC, **parameters).resources)
 
@@ -312,7 +317,7 @@ class Alarms(unittest.TestCase):
             stack = Stack(**MINIMAL, AdminSecretArn=ADMIN_SECRET, **parameters)
             alarms = [resource["Properties"] for resource in of_type(stack, "AWS::CloudWatch::Alarm")]
             self.assertEqual(
-                {(alarm["Namespace"], alarm["MetricName"]) for alarm in alarms},
+                {(metric["Namespace"], metric["MetricName"]) for metric in map(metric_of, alarms)},
                 {
                     ("AWS/Lambda", "Errors"),
                     ("AWS/Lambda", "Throttles"),
@@ -324,7 +329,7 @@ class Alarms(unittest.TestCase):
             )
             for alarm in alarms:
                 self.assertEqual(alarm["AlarmActions"], [topic])
-                self.assertEqual(alarm["Dimensions"], [{"Name": "FunctionName", "Value": NAME}])
+                self.assertEqual(metric_of(alarm)["Dimensions"], [{"Name": "FunctionName", "Value": NAME}])
             self.assertEqual(stack.properties("RotationFailed")["Targets"][0]["Arn"], topic)
 
     def test_rotations_that_failed_are_known_by_secrets_managers_own_words(self):
@@ -395,6 +400,14 @@ def as_list(value):
 
 def of_type(stack, kind):
     return [resource for resource in stack.resources.values() if resource["Type"] == kind]
+
+
+def metric_of(alarm):
+    """What an alarm watches, by itself or through an expression."""
+    if "Metrics" not in alarm:
+        return alarm
+    [metric] = [series["MetricStat"]["Metric"] for series in alarm["Metrics"] if "MetricStat" in series]
+    return metric
 
 
 if __name__ == "__main__":
