@@ -37,6 +37,10 @@ pub fn attach_label(secret: &SecretId, label: &str, version: &VersionId) -> Stri
     secretsmanager("update-secret-version-stage", secret, &which)
 }
 
+/// `aws` waits for 60 s by default and then invokes again, while the function has 90.
+/// Source: <https://repost.aws/knowledge-center/lambda-function-retry-timeout-sdk>
+const PATIENCE: &str = " --cli-read-timeout 100";
+
 /// Has `finishSecret` do the clean-up after a promotion again.
 pub fn finish(secret: &SecretId, function_arn: &str, version: &VersionId) -> String {
     // An ARN's seventh part is the function's name.
@@ -44,7 +48,7 @@ pub fn finish(secret: &SecretId, function_arn: &str, version: &VersionId) -> Str
     let (id, token) = (json!(secret.as_str()), json!(version.as_str()));
     let event = format!(r#"{{"Step":"finishSecret","SecretId":{id},"ClientRequestToken":{token}}}"#);
     format!(
-        "`echo {} | aws lambda invoke --function-name {}{} --payload fileb:///dev/stdin /dev/stdout`",
+        "`echo {} | aws lambda invoke --function-name {}{}{PATIENCE} --payload fileb:///dev/stdin /dev/stdout`",
         word(&event),
         word(function),
         region(secret)
@@ -151,7 +155,8 @@ mod tests {
             finish(&SecretId::trusted(ARN), function, &VersionId::trusted("v2")),
             format!(
                 "`echo '{{\"Step\":\"finishSecret\",\"SecretId\":\"{ARN}\",\"ClientRequestToken\":\"v2\"}}' | aws lambda invoke \
-                 --function-name kosli-key-rotation --region eu-west-1 --payload fileb:///dev/stdin /dev/stdout`"
+                 --function-name kosli-key-rotation --region eu-west-1 --cli-read-timeout 100 --payload fileb:///dev/stdin \
+                 /dev/stdout`"
             )
         );
     }

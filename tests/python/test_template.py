@@ -369,6 +369,21 @@ class Alarms(unittest.TestCase):
             self.assertIn("docs/runbook.md", message)
         self.assertIn(f"(at most {['eight', 'nine', 'ten', 'eleven'][len(alarms) - 8]})", documentation)
 
+    def test_a_person_who_is_told_to_invoke_the_function_waits_for_its_answer(self):
+        """By default `aws` gives up after 60 s and invokes again: https://repost.aws/knowledge-center/lambda-function-retry-timeout-sdk"""
+        texts = [source("by_hand.rs"), (ROOT / "template.yaml").read_text()]
+        texts += [page.read_text() for page in [*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")]]
+        patience = int(re.search(r"--cli-read-timeout (\d+)", source("by_hand.rs"))[1])
+        self.assertGreater(patience, Stack(**MINIMAL).properties("Function")["Timeout"])
+        found = 0
+        for text in texts:
+            for command in re.findall(r"(?<!cargo )lambda invoke\s+(--function-name .*?--payload)", text, re.DOTALL):
+                # `sam local` serves it at the endpoint, on this machine.
+                if "--endpoint-url" not in command:
+                    found += 1
+                    self.assertTrue("{PATIENCE}" in command or f"--cli-read-timeout {patience}" in command, command)
+        self.assertGreaterEqual(found, 6)
+
     def test_the_check_is_invoked_with_its_event(self):
         stack = Stack(**MINIMAL, AlarmTopicArn=TOPIC)
         self.assertEqual(json.loads(stack.properties("Check")["Targets"][0]["Input"]), {"Step": "checkSecret"})
