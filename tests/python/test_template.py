@@ -236,6 +236,9 @@ class Resources(unittest.TestCase):
             ("RotationWindow", "12h", True),
             ("RotationWindow", "25h", False),
             ("AlarmTopicArn", TOPIC, True),
+            # A rule of EventBridge cannot tell it.
+            ("AlarmTopicArn", f"{TOPIC}.fifo", False),
+            ("AlarmTopicArn", f"{TOPIC}:1234abcd-12ab-34cd-56ef-1234567890ab", False),
             ("AlarmEmail", "on-call@example.com", True),
         ]:
             with self.subTest(name=name, value=value):
