@@ -347,6 +347,16 @@ class Alarms(unittest.TestCase):
             [[SECRET], [{"exists": False}]],
         )
 
+    def test_the_pattern_has_room_for_as_many_secrets_as_are_promised(self):
+        """EventBridge takes 2,048 characters by default."""
+        longest = SECRET.replace("kosli/ci", "kosli/ci-production")
+        for number, fits in ((20, True), (40, False)):
+            arns = ",".join([longest] * number)
+            pattern = Stack(KosliServiceAccounts="acme/*", SecretArns=arns, AlarmTopicArn=TOPIC).properties("RotationFailed")["EventPattern"]
+            self.assertEqual(len(json.dumps(pattern, separators=(",", ":"))) <= 2048, fits)
+        for page in (TEMPLATE["Parameters"]["SecretArns"]["Description"], (ROOT / "docs/deploy.md").read_text()):
+            self.assertIn("some twenty", page)
+
     def test_their_message_says_what_is_at_stake_and_where_to_look(self):
         transformer = Stack(**MINIMAL, AlarmTopicArn=TOPIC).properties("RotationFailed")["Targets"][0]["InputTransformer"]
         template = transformer["InputTemplate"]
