@@ -162,6 +162,10 @@ def test_a_command_runs(world, script):
         return
     for secret in re.findall(r"secretsmanager rotate-secret[^\n]* --secret-id (\S+)", script.replace("\\\n", " ")):
         world.wait_for_a_rotation(secret)
+    if "create-secret --name kosli_api_token " in script:
+        # The modules take a plain string as it is, so what it has around the key they would send.
+        first = world.aws.get_secret_value(SecretId="kosli_api_token", VersionStage="AWSPREVIOUS")["SecretString"]
+        assert first == first.strip()
     for file in world.here.glob("report*.json"):
         reports = loads(file.read_text())
         for report in reports if isinstance(reports, list) else [reports]:
