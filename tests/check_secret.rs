@@ -208,6 +208,17 @@ fn an_old_key_that_nobody_ends_is_named() {
         let report = check(&world).await;
         let detail = detail(&report, "old-key", false);
         assert!(detail.contains(&old) && detail.contains("nothing ends it"), "{detail}");
+        // Readers may have it still: its real grace period is a longer one.
+        assert!(detail.contains("Revoke it once it is not used any more: `kosli delete api-key"), "{detail}");
+
+        // After a roll-back it is the key that was current a moment ago, and any reader that has read it uses it.
+        let world = rotated(testbed, &Setting::default()).await;
+        world.advance(HOUR * 30);
+        let taken_back = world.key("AWSCURRENT").unwrap();
+        world.move_label("AWSCURRENT", &token("first", 0), Some(&token("second", 0)));
+        let report = check(&world).await;
+        let detail = self::detail(&report, "old-key", false);
+        assert!(detail.contains(&taken_back.id) && detail.contains("once it is not used any more"), "{detail}");
     });
 }
 
@@ -434,7 +445,10 @@ fn an_old_key_without_an_id_is_tried_once_its_grace_period_would_have_ended() {
             world.advance(Duration::from_secs(1));
             let report = check(&world).await;
             let told = detail(&report, "old-key", revoked);
-            assert!(told.contains(if revoked { "The old key is dead." } else { "nothing ends it" }), "{told}");
+            assert!(
+                told.contains(if revoked { "The old key is dead." } else { "revoke it once it is not used any more" }),
+                "{told}"
+            );
         }
     });
 }

@@ -197,8 +197,8 @@ impl Checkup<'_> {
             return self.not_ok(
                 CheckName::OldKey,
                 format!(
-                    "The old key {id} is alive, though a grace period would have ended at {}: nothing ends it ({used}). Revoke it: \
-                     {}.",
+                    "The old key {id} is alive, though a grace period would have ended at {}: nothing ends it ({used}). Revoke it \
+                     once it is not used any more: {}.",
                     rfc3339(ends),
                     by_hand::revoke_keys([&id], &current.account, self.session.host())
                 ),
@@ -232,7 +232,7 @@ impl Checkup<'_> {
                 CheckName::OldKey,
                 format!(
                     "The old key is alive, though a grace period would have ended at {}: nothing ends it. {NO_ID}: find it among the \
-                     account's keys ({}) and revoke it.",
+                     account's keys ({}), and revoke it once it is not used any more.",
                     rfc3339(ends),
                     by_hand::list_keys(&previous.account, self.session.host())
                 ),
