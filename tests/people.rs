@@ -591,3 +591,31 @@ fn a_report_after_two_edits_knows_the_keys_id() {
         }
     });
 }
+
+/// `immediately`, a clean-up that failed, and nothing under AWSPREVIOUS that tells what was replaced: the step that comes again does not
+/// look as if it had done its work.
+#[test]
+fn a_clean_up_that_cannot_tell_what_was_replaced_says_so() {
+    Testbed::run(async |testbed| {
+        for value in [None, Some("two words"), Some(r#"{"api_key":"k","org":"acme","service_account":"platform"}"#)] {
+            let world = testbed.world(&Setting { revoke_immediately: true, ..Setting::default() });
+            let rotation = world.until_finish(&second()).await;
+            world.rule("revoke=refuse:403");
+            refused(world.step(&rotation, "finishSecret").await, "CleanUpIncomplete");
+            world.emulator.faults().clear();
+            let mut taken =
+                json!({"SecretId": world.arn, "VersionStage": "AWSPREVIOUS", "RemoveFromVersionId": token("first", 0)});
+            if let Some(value) = value {
+                let body = json!({"SecretId": world.arn, "SecretString": value, "ClientRequestToken": token("hand", 0),
+                                  "VersionStages": ["by-hand"]});
+                world.aws("PutSecretValue", body).unwrap();
+                taken["MoveToVersionId"] = token("hand", 0).into();
+            }
+            world.aws("UpdateSecretVersionStage", taken).unwrap();
+            let answer = done(world.step(&rotation, "finishSecret").await);
+            assert!(world.lives(&world.first_key));
+            assert_eq!(answer["old_key"], "cannot tell", "{answer}");
+            assert!(answer["warnings"].to_string().contains("Nothing was cleaned up"), "{answer}");
+        }
+    });
+}

@@ -106,7 +106,15 @@ async fn run(
     let listed = |key: &Credential| Some(listing.as_ref().ok()?.entry(key.key_id.as_ref())?.id.to_string());
     answer.key_id = listed(&new);
     let redelivered = matches!(replaced, Replaced::Previous(_));
-    let Some(mut replaced) = resolve(invocation, view, &new, replaced).await? else { return Ok(()) };
+    let Some(mut replaced) = resolve(invocation, view, &new, replaced).await? else {
+        answer.old_key = (policy.revoke_old_key == RevokeOldKey::Immediately).then_some(OldKey::CannotTell);
+        answer.warnings.push(format!(
+            "Nothing was cleaned up: no version under AWSPREVIOUS tells which key this version has replaced. Compare the account's keys \
+             ({}) with the secret, and revoke what is not used.",
+            by_hand::list_keys(&new.account, invocation.session.host())
+        ));
+        return Ok(());
+    };
     if redelivered {
         answer.warnings.extend(overwritten(&new, &replaced).map(|note| note.to_string()));
     }
