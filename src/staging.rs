@@ -65,7 +65,8 @@ impl Standing {
 /// What to do about an event whose rotation is over.
 fn over(description: &Description) -> String {
     format!(
-        "The rotation that this event belongs to has ended or was abandoned. Nothing needs to be done; to rotate now, call {}.",
+        "The rotation that this event belongs to has ended or was abandoned. Nothing needs to be done, unless its clean-up failed: what it \
+         was to revoke is for you to revoke now. To rotate now, call {}.",
         by_hand::rotate(&SecretId::trusted(&description.arn))
     )
 }

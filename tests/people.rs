@@ -619,3 +619,22 @@ fn a_clean_up_that_cannot_tell_what_was_replaced_says_so() {
         }
     });
 }
+
+/// `immediately`, a clean-up that failed, and a field that was edited since: the step that the error advises comes late, and does not say
+/// that the key which was to be revoked at once needs nobody any more.
+#[test]
+fn a_late_step_after_a_clean_up_that_failed_leaves_the_revocation_to_a_person() {
+    Testbed::run(async |testbed| {
+        for edits in [1, 2] {
+            let world = testbed.world(&Setting { revoke_immediately: true, ..Setting::default() });
+            let rotation = world.until_finish(&second()).await;
+            world.rule("revoke=refuse:403");
+            refused(world.step(&rotation, "finishSecret").await, "CleanUpIncomplete");
+            world.emulator.faults().clear();
+            (0..edits).for_each(|number| edit(&world, number));
+            let text = world.step(&rotation, "finishSecret").await.unwrap_err().error_message;
+            assert!(world.lives(&world.first_key));
+            assert!(text.contains("unless its clean-up failed"), "{text}");
+        }
+    });
+}
