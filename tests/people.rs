@@ -7,7 +7,9 @@ use std::time::Duration;
 use emulator::kosli::{LastUsedAt, ListInGrace, Switches};
 use emulator::rotation::Event;
 use serde_json::{Value, json};
-use testbed::{ACCOUNT, DAY, HOUR, ONCE, RETRIES, Setting, Shape, Testbed, World, aws, done, refused, second, token};
+use testbed::{
+    ACCOUNT, DAY, HOUR, ONCE, RETRIES, Setting, Shape, Testbed, World, aws, done, refused, rfc3339, second, token,
+};
 
 const EVERY_LIST: [ListInGrace; 3] = [ListInGrace::OwnExpiry, ListInGrace::EndOfGrace, ListInGrace::Hidden];
 
@@ -635,6 +637,31 @@ fn a_late_step_after_a_clean_up_that_failed_leaves_the_revocation_to_a_person() 
             let text = world.step(&rotation, "finishSecret").await.unwrap_err().error_message;
             assert!(world.lives(&world.first_key));
             assert!(text.contains("unless its clean-up failed"), "{text}");
+        }
+    });
+}
+
+/// A person puts the value from before the last rotation back, as a version of their own: its key is in its grace period, and nothing shows
+/// the version any more that the younger key was minted to replace.
+#[test]
+fn a_report_on_an_old_value_that_was_put_back_says_until_when_its_key_works() {
+    Testbed::run(async |testbed| {
+        for list_in_grace in EVERY_LIST {
+            for shape in [Shape::ApiKey, Shape::Environment] {
+                let switches = Switches { list_in_grace, ..Switches::default() };
+                let world = testbed.world(&Setting { shape, switches, ..Setting::default() });
+                let old = world.value("AWSCURRENT").unwrap();
+                world.rotate_completely(&second()).await;
+                let ends = world.kosli_key(&world.first_key).grace_ends_at.unwrap();
+                world.advance(HOUR);
+                world.put(&old, &token("hand", 0));
+                world.advance(HOUR);
+                let used = world.kosli_key(&world.first_key).last_used_at();
+                let found = report(&world).await;
+                assert_eq!(found["healthy"], false, "{list_in_grace:?} {found:#}");
+                assert!(found.to_string().contains(&format!("works until about {}", rfc3339(ends))), "{found:#}");
+                assert_eq!(world.kosli_key(&world.first_key).last_used_at(), used, "it is not used by the report");
+            }
         }
     });
 }

@@ -232,7 +232,14 @@ impl Checkup<'_> {
             }
         };
         let death = self.death(&current, previous.as_ref(), pending.as_ref(), &listing);
-        let dies = self.check_current_key(&current, death, pending_id.is_some()).await;
+        let put_back = match death {
+            None => self.put_back(&current, previous.as_ref(), &authority, &listing).await,
+            Some(_) => None,
+        };
+        let dies = match put_back {
+            Some(dies) => self.not_tried_for_it_was_put_back(dies),
+            None => self.check_current_key(&current, death, pending_id.is_some()).await,
+        };
         let expiry = self.check_key_id(&current, &authority, &listing).await;
         self.check_old_key(&current, previous.as_ref(), &authority, &listing).await;
         self.check_orphans(&current, previous.as_ref(), pending.as_ref(), &listing).await;

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::super::credential::{Credential, KEY_ID_LABEL};
 use super::super::failures::estimated_death;
-use super::super::marks::{LeftOver, Marks, left_over, replaces_another};
+use super::super::marks::{CLOCK_TOLERANCE, LeftOver, Marks, left_over, replaces_another};
 use super::super::session::{Authority, DEATH_PAUSES};
 use super::{CheckName, Checkup, STUCK_AFTER};
 use crate::by_hand;
@@ -39,6 +39,42 @@ impl Checkup<'_> {
         });
         let by_age = || pending.or(taken_back).map(|successor| estimated_death(successor.created, self.policy));
         marks.death(&listing.keys, current.key_id.as_ref(), self.policy.grace()).or_else(by_age)
+    }
+
+    /// When the current key dies, if a person has put an old value back: its key is older than that of the version before, and no mark tells
+    /// of that one, for the version that it was minted to replace is out of sight. `None`: it is younger, or that would be over by now.
+    pub(super) async fn put_back(
+        &self,
+        current: &Credential,
+        previous: Option<&Credential>,
+        authority: &Authority,
+        listing: &Listing,
+    ) -> Option<SystemTime> {
+        let is_replaced =
+            |previous: &&Credential| previous.account == current.account && previous.created < current.created;
+        let previous = previous.filter(is_replaced)?;
+        let younger = listing.entry(previous.key_id.as_ref()).filter(|key| !key.is(current.key_id.as_ref()))?;
+        // A rotation stores a key right after its mint.
+        if younger.created_at + self.session.take_over_after() + CLOCK_TOLERANCE < previous.created {
+            return None;
+        }
+        let dies = Some(estimated_death(previous.created, self.policy)).filter(|dies| *dies > self.now)?;
+        let (_, key) = self.session.look_up(current, authority, Some(listing)).await.ok()??;
+        (key?.created_at + CLOCK_TOLERANCE < younger.created_at).then_some(dies)
+    }
+
+    /// A key that was put back may be in its grace period, and is not tried.
+    pub(super) fn not_tried_for_it_was_put_back(&mut self, dies: SystemTime) -> Option<SystemTime> {
+        self.not_ok(
+            CheckName::CurrentKey,
+            format!(
+                "Not tried: the current key is older than that of the version before. If a rotation has replaced it, and its value was put \
+                 back since, it works until about {}. Rotate now: {}.",
+                rfc3339(dies),
+                by_hand::rotate(&self.secret())
+            ),
+        );
+        Some(dies)
     }
 
     /// Whether Kosli accepts the current key; one that may be in its grace period is not tried. When it dies comes back, if that is of
